@@ -1,0 +1,100 @@
+# One CMake target per room.
+#
+#   flatquant_room(NAME [DEPS room|library ...] [PRIVATE_DEPS library ...])
+#
+# builds flatquant_NAME from every .cc file of the calling folder (and the
+# folders below it), and flatquant_NAME_test from every test file. Test files
+# are named test.cc or *_test.cc, benchmarks bench.cc or *_bench.cc.
+#
+# A file's suffix alone selects its instruction set:
+#   *avx2.cc          AVX2 + FMA + F16C
+#   *avx512.cc        AVX-512 F/BW/DQ/VL
+#   *avx512vnni.cc    the above + VNNI
+#   *avx512bf16.cc    the above + BF16
+#   *amxint8.cc       the above + AMX-INT8
+# Everything else is built for the x86-64-v2 baseline, so that such code can be
+# reached only through the run-time dispatch.
+
+include(GoogleTest OPTIONAL)
+
+set(FLATQUANT_AVX512_FLAGS -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl)
+
+function(flatquant_isa_flags file out)
+  set(flags "")
+  if(file MATCHES "avx2\\.cc$")
+    set(flags -mavx2 -mfma -mf16c)
+  elseif(file MATCHES "avx512\\.cc$")
+    set(flags ${FLATQUANT_AVX512_FLAGS})
+  elseif(file MATCHES "avx512vnni\\.cc$")
+    set(flags ${FLATQUANT_AVX512_FLAGS} -mavx512vnni)
+  elseif(file MATCHES "avx512bf16\\.cc$")
+    set(flags ${FLATQUANT_AVX512_FLAGS} -mavx512vnni -mavx512bf16)
+  elseif(file MATCHES "amxint8\\.cc$")
+    set(flags ${FLATQUANT_AVX512_FLAGS} -mavx512vnni -mamx-tile -mamx-int8)
+  endif()
+  set(${out} "${flags}" PARENT_SCOPE)
+endfunction()
+
+# Flags that every target of the project shares.
+function(flatquant_target_options target)
+  target_compile_features(${target} PUBLIC cxx_std_20)
+  target_include_directories(${target} PUBLIC ${PROJECT_SOURCE_DIR})
+  target_compile_options(${target} PRIVATE -Wall -Wextra -fno-math-errno -fno-trapping-math)
+  if(FLATQUANT_WERROR)
+    target_compile_options(${target} PRIVATE -Werror)
+  endif()
+  if(FLATQUANT_SANITIZE)
+    target_compile_options(${target} PUBLIC -fsanitize=${FLATQUANT_SANITIZE} -fno-omit-frame-pointer
+                                            -fno-sanitize-recover=all)
+    target_link_options(${target} PUBLIC -fsanitize=${FLATQUANT_SANITIZE})
+  endif()
+endfunction()
+
+# Adds a GoogleTest executable whose cases ctest lists one by one.
+# LABELS, if given, are ctest labels.
+function(flatquant_test name)
+  cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;DEPS;LABELS" ${ARGN})
+  if(NOT FLATQUANT_TESTS)
+    return()
+  endif()
+  add_executable(${name} ${ARG_SOURCES})
+  target_link_libraries(${name} PRIVATE ${ARG_DEPS} flatquant_test_support GTest::gmock GTest::gtest_main)
+  flatquant_target_options(${name})
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 300)
+  endif()
+  set(properties TIMEOUT ${ARG_TIMEOUT})
+  if(ARG_LABELS)
+    list(APPEND properties LABELS ${ARG_LABELS})
+  endif()
+  gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST TEST_PREFIX "${name}." PROPERTIES ${properties})
+endfunction()
+
+function(flatquant_room name)
+  cmake_parse_arguments(ARG "" "" "DEPS;PRIVATE_DEPS;TEST_DEPS" ${ARGN})
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS RELATIVE ${CMAKE_CURRENT_SOURCE_DIR} *.cc)
+  set(tests ${sources})
+  list(FILTER tests INCLUDE REGEX "(^|/|_)test\\.cc$")
+  list(FILTER sources EXCLUDE REGEX "(^|/|_)(test|bench)\\.cc$")
+
+  foreach(source IN LISTS sources)
+    flatquant_isa_flags(${source} flags)
+    if(flags)
+      set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "${flags}")
+    endif()
+  endforeach()
+
+  set(target flatquant_${name})
+  if(sources)
+    add_library(${target} STATIC ${sources})
+    target_link_libraries(${target} PUBLIC ${ARG_DEPS} PRIVATE ${ARG_PRIVATE_DEPS})
+    flatquant_target_options(${target})
+  else()
+    add_library(${target} INTERFACE)
+    target_link_libraries(${target} INTERFACE ${ARG_DEPS})
+    target_include_directories(${target} INTERFACE ${PROJECT_SOURCE_DIR})
+  endif()
+  if(tests)
+    flatquant_test(${target}_test SOURCES ${tests} DEPS ${target} ${ARG_TEST_DEPS})
+  endif()
+endfunction()
