@@ -1,0 +1,164 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cmath>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "flatquant/base/checked.h"
+#include "flatquant/base/error.h"
+#include "flatquant/base/file.h"
+#include "flatquant/base/half.h"
+#include "flatquant/base/progress.h"
+#include "flatquant/base/rng.h"
+#include "flatquant/base/tensor.h"
+#include "flatquant/base/thread_pool.h"
+#include "tests/support/shared_data.h"
+
+namespace flatquant {
+namespace {
+
+TEST(ErrorTest, MessageSaysWhereWhatAndHint) {
+  const Error error("room.problem", "file.bin", "is empty", "download it again");
+  EXPECT_STREQ(error.what(), "file.bin: is empty; download it again [room.problem]");
+  EXPECT_EQ(error.name(), "room.problem");
+}
+
+TEST(CheckedTest, OverflowIsEmpty) {
+  EXPECT_EQ(CheckedMul(uint64_t{1} << 32, uint64_t{1} << 32), std::nullopt);
+  EXPECT_EQ(CheckedAdd(~uint64_t{0}, 1), std::nullopt);
+  const std::vector<int64_t> negative = {3, -1};
+  EXPECT_EQ(CheckedElements(negative), std::nullopt);
+  const std::vector<int64_t> shape = {3, 0, 5};
+  EXPECT_EQ(CheckedElements(shape), 0u);
+}
+
+TEST(HalfTest, EveryF16SurvivesARoundTrip) {
+  for (uint32_t bits = 0; bits < 0x10000; ++bits) {
+    const auto half = static_cast<uint16_t>(bits);
+    const float value = F16ToFloat(half);
+    if (std::isnan(value)) {
+      EXPECT_TRUE(std::isnan(F16ToFloat(FloatToF16(value))));
+    } else {
+      EXPECT_EQ(FloatToF16(value), half) << bits;
+    }
+  }
+}
+
+// The nearest half of a random float, found by comparing with both neighbours.
+TEST(HalfTest, F16RoundsToNearest) {
+  Rng rng(1);
+  for (int i = 0; i < 100000; ++i) {
+    const auto value = static_cast<float>(rng.Normal() * std::exp(rng.Normal() * 5));
+    if (std::abs(value) > 65000) continue;
+    const uint16_t half = FloatToF16(value);
+    const float error = std::abs(F16ToFloat(half) - value);
+    EXPECT_LE(error, std::abs(F16ToFloat(half + 1) - value)) << value;
+    if ((half & 0x7fff) != 0) {
+      EXPECT_LE(error, std::abs(F16ToFloat(half - 1) - value)) << value;
+    }
+  }
+}
+
+TEST(HalfTest, EveryBF16SurvivesARoundTripAndTiesGoToEven) {
+  for (uint32_t bits = 0; bits < 0x10000; ++bits) {
+    const float value = BF16ToFloat(static_cast<uint16_t>(bits));
+    if (!std::isnan(value)) {
+      EXPECT_EQ(FloatToBF16(value), bits);
+    }
+  }
+  EXPECT_EQ(FloatToBF16(1.0f + 0x1p-8f), 0x3f80);  // tie, down to even
+  EXPECT_EQ(FloatToBF16(1.0f + 0x3p-8f), 0x3f82);  // tie, up to even
+  EXPECT_TRUE(std::isnan(BF16ToFloat(FloatToBF16(std::numeric_limits<float>::quiet_NaN()))));
+}
+
+TEST(ThreadPoolTest, CoversEveryIndexOnce) {
+  for (int threads : {1, 2, 5}) {
+    ThreadPool pool(threads);
+    for (size_t n : {0, 1, 7, 1000}) {
+      for (size_t grain : {1, 3, 64}) {
+        std::vector<std::atomic<int>> hits(n);
+        pool.ParallelFor(n, grain, [&](size_t begin, size_t end) {
+          EXPECT_LE(end - begin, grain);
+          for (size_t i = begin; i < end; ++i) hits[i]++;
+        });
+        for (const auto& hit : hits) EXPECT_EQ(hit, 1);
+      }
+    }
+  }
+}
+
+TEST(ThreadPoolTest, RethrowsAndStaysUsable) {
+  ThreadPool pool(3);
+  EXPECT_THROW(pool.ParallelFor(100, 1,
+                                [](size_t begin, size_t) {
+                                  if (begin == 50) throw Error("a.b", "", "x");
+                                }),
+               Error);
+  std::atomic<int> count = 0;
+  pool.ParallelFor(100, 1, [&](size_t, size_t) { ++count; });
+  EXPECT_EQ(count, 100);
+}
+
+TEST(ThreadPoolTest, NestedLoopsRunSerially) {
+  ThreadPool pool(2);
+  std::atomic<int> count = 0;
+  pool.ParallelFor(
+      4, 1, [&](size_t, size_t) { pool.ParallelFor(10, 1, [&](size_t, size_t) { ++count; }); });
+  EXPECT_EQ(count, 40);
+}
+
+TEST(AtomicFileTest, AppearsOnlyOnCommit) {
+  const auto folder = testing::ScratchFolder();
+  const auto path = folder / "a.txt";
+  {
+    AtomicFile file(path);
+    file.Write("new");
+    EXPECT_FALSE(std::filesystem::exists(path));
+  }
+  EXPECT_TRUE(std::filesystem::is_empty(folder));
+  AtomicFile file(path);
+  file.Write("new");
+  file.Commit();
+  EXPECT_EQ(ReadFile(path), "new");
+}
+
+TEST(AtomicFileTest, MissingFolderIsAnError) {
+  EXPECT_THROW(AtomicFile("/nonexistent-folder/a"), Error);
+}
+
+TEST(MappedFileTest, EmptyAndMissing) {
+  const auto folder = testing::ScratchFolder();
+  { AtomicFile(folder / "empty").Commit(); }
+  EXPECT_TRUE(MappedFile::Open(folder / "empty").bytes().empty());
+  EXPECT_THROW(MappedFile::Open(folder / "missing"), Error);
+  EXPECT_THROW(MappedFile::Open(folder), Error);
+}
+
+TEST(RngTest, BelowIsInRangeAndUniformIsUniform) {
+  Rng rng(7);
+  double sum = 0;
+  for (int i = 0; i < 10000; ++i) {
+    EXPECT_LT(rng.Below(13), 13u);
+    sum += rng.Uniform();
+  }
+  EXPECT_NEAR(sum / 10000, 0.5, 0.02);  // 0.5 +- 7 standard errors
+}
+
+TEST(TensorTest, OwnsAndConverts) {
+  const Tensor tensor = Tensor::Own<uint16_t>(DType::kBF16, {2}, {0x3f80, 0xc000});
+  EXPECT_THAT(tensor.ToFloat(), ::testing::ElementsAre(1.0f, -2.0f));
+  EXPECT_EQ(tensor.ShapeString(), "[2]");
+}
+
+TEST(FormatTest, DurationsAndBytes) {
+  EXPECT_EQ(FormatDuration(3.21), "3.2s");
+  EXPECT_EQ(FormatDuration(245), "4:05");
+  EXPECT_EQ(FormatDuration(3723), "1:02:03");
+  EXPECT_EQ(FormatBytes(13910360), "13.9 MB");
+}
+
+}  // namespace
+}  // namespace flatquant

@@ -1,0 +1,67 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "flatquant/data/token_windows.h"
+#include "flatquant/model/source_model.h"
+#include "flatquant/packed/packed_model.h"
+#include "flatquant/packed/scheme.h"
+
+// The compression half's public face: free of LibTorch, so that apps can
+// include it.
+namespace flatquant {
+
+struct QuantizeOptions {
+  std::string method = "flatquant";  // see MethodNames()
+  Scheme scheme;
+  // Calibration.
+  std::optional<DataSpec> calib;
+  int64_t nsamples = 128;
+  int64_t seqlen = 2048;
+  int epochs = 15;
+  int batch = 4;
+  double lr = 5e-3;       // transforms and diagonals
+  double clip_lr = 5e-2;  // clips
+  uint64_t seed = 0;
+  enum class Parametrization { kSvdCayley, kDirectInverse };
+  Parametrization parametrization = Parametrization::kSvdCayley;
+  bool per_linear_clips = false;  // the original's layout; ours shares one per site
+  enum class Amp { kAuto, kBF16, kF32 };
+  Amp amp = Amp::kAuto;  // kAuto: bf16 matrix products where the CPU has them
+  int threads = 0;       // 0: every usable core
+  // Learned matrices to use instead of training (the original's flat_matrices.pth).
+  std::optional<std::filesystem::path> transforms;
+  // Only the first blocks are quantized, the rest stay (0: all); for experiments.
+  int64_t blocks = 0;
+};
+
+struct BlockReport {
+  int64_t block = 0;
+  double loss_before = 0;  // MSE of the block's output, initial transforms
+  double loss_after = 0;   // the same after training
+  double seconds = 0;
+};
+
+struct QuantizeReport {
+  std::vector<BlockReport> blocks;
+  double self_test_error = 0;  // folded, quantizers off: largest relative output error
+  double calibration_seconds = 0;
+  double total_seconds = 0;
+};
+
+// The registered methods, in display order.
+std::vector<std::string> MethodNames();
+
+// Quantizes in memory; WritePackedModel writes the result. Prints progress and
+// the self-test. Errors: quantize.unknown_method, quantize.needs_calibration,
+// quantize.self_test (folding changed the network: nothing must be written),
+// transforms.* for a bad --transforms file, data.*.
+PackedModel Quantize(const SourceModel& model, const QuantizeOptions& options,
+                     QuantizeReport* report);
+
+}  // namespace flatquant

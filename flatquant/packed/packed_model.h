@@ -1,0 +1,121 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "flatquant/base/tensor.h"
+#include "flatquant/model/config.h"
+#include "flatquant/model/network.h"
+#include "flatquant/packed/scheme.h"
+
+namespace flatquant {
+
+// The waist between compress/ and runtime/: a quantized network as data, with no
+// trace of the method that made it. FORMAT.md gives its bytes on disk.
+//
+// Notation: x is a row vector; a linear computes y = x W^T + bias with W [rows,
+// cols]; round is half to even.
+
+// Factors in (0, 1] that shrink a token's range before its scale is computed.
+struct Clip {
+  float max = 1.0f;
+  float min = 1.0f;
+};
+
+// One linear layer. With bits <= 8, W[r][c] = scale[r] * q[r][c], q a signed
+// integer in [-2^(bits-1), 2^(bits-1) - 1]:
+//   bits 2..4   weight is U8 [rows, ceil(cols / 2)]: two's complement nibbles,
+//               even column in the low nibble (an odd last nibble is zero)
+//   bits 5..8   weight is I8 [rows, cols]
+//   bits 16     weight is F32, F16 or BF16 [rows, cols] and scale is undefined
+struct PackedLinear {
+  int bits = 16;
+  Tensor weight;
+  Tensor scale;  // F32 [rows]
+  Tensor bias;   // F32 [rows]; undefined without
+};
+
+// The online half of a site: x viewed as X [L, R] (row-major, L * R = width)
+// becomes left^T X right; an undefined matrix is the identity. Then, with
+// act_bits < 16, per token and clip:
+//   s = max(|clip.max * max(x, 0)|, |clip.min * min(x, 0)|) / (2^(b-1) - 1), 1 if all zero
+//   q = clamp(round(x / s), -2^(b-1), 2^(b-1) - 1)
+struct PackedSite {
+  Tensor left;   // F32 [L, L]
+  Tensor right;  // F32 [R, R]
+  int act_bits = 16;
+  // One entry shared by all linears of the site, or one per linear in
+  // LinearsOf(site) order (the original FlatQuant's layout).
+  std::vector<Clip> clips = {Clip{}};
+
+  bool has_transform() const { return left.defined() || right.defined(); }
+};
+
+// The KV cache. After RoPE (and q/k norm): q <- q q_transform, k <- k k_transform
+// per head (undefined = identity; q_transform = k_transform^-T, so q k^T keeps its
+// value). V's transform is folded into the weights. With bits < 16, asymmetric
+// per token and KV head, lo = clip.min * min(x, 0), hi = clip.max * max(x, 0):
+//   s = (hi - lo) / (2^b - 1), z = round(-lo / s), q = clamp(round(x / s) + z, 0, 2^b - 1)
+// and an all-zero vector takes s = 1, z = 0.
+struct PackedCache {
+  int k_bits = 16;
+  int v_bits = 16;
+  Clip k_clip;
+  Clip v_clip;
+  Tensor k_transform;  // F32 [head_dim, head_dim]
+  Tensor q_transform;  // F32 [head_dim, head_dim]
+};
+
+struct PackedBlock {
+  Tensor input_norm;           // F32 [hidden], the site's diagonal folded in
+  Tensor post_attention_norm;  // F32 [hidden]
+  Tensor q_norm;               // F32 [head_dim], only with qk_norm
+  Tensor k_norm;
+  std::array<PackedLinear, 7> linears;  // indexed by Linear
+  std::array<PackedSite, 4> sites;      // indexed by Site
+  PackedCache cache;
+
+  PackedLinear& linear(Linear which) { return linears[static_cast<size_t>(which)]; }
+  const PackedLinear& linear(Linear which) const { return linears[static_cast<size_t>(which)]; }
+  PackedSite& site(Site which) { return sites[static_cast<size_t>(which)]; }
+  const PackedSite& site(Site which) const { return sites[static_cast<size_t>(which)]; }
+};
+
+struct PackedModel {
+  ModelConfig config;
+  Scheme scheme;
+  std::vector<PackedBlock> blocks;
+  Tensor embedding;   // float [vocab, hidden]
+  Tensor final_norm;  // F32 [hidden]
+  Tensor lm_head;     // float [vocab, hidden]; undefined when tied to the embedding
+
+  // Where the model came from, for people and reports: "tool_version",
+  // "method", "seed", "data", ... No consumer may branch on it.
+  std::map<std::string, std::string> provenance;
+};
+
+// Whether a directory's config.json says quant_method "flatquant".
+bool IsPackedDirectory(const std::filesystem::path& directory);
+
+// Maps and validates a packed directory. Errors: packed.newer_version,
+// packed.bad_config, packed.missing_tensor, packed.wrong_shape,
+// packed.wrong_dtype, packed.bad_value (a scale, clip or transform that is not
+// finite, a scale <= 0, a clip outside (0, 1]), packed.extra_tensor; also
+// config.*, safetensors.*, checkpoint.*.
+PackedModel ReadPackedModel(const std::filesystem::path& directory);
+
+// Writes `model` into `directory` (created if need be): config.json (that of
+// source_directory plus quantization_config), model*.safetensors, tokenizer and
+// generation files copied byte for byte. All or nothing: the directory is built
+// beside its final name and renamed; an existing packed directory of that name
+// is replaced as a whole, anything else there is refused (packed.not_replaceable).
+// shard_bytes: start a new shard beyond this size.
+void WritePackedModel(const PackedModel& model, const std::filesystem::path& source_directory,
+                      const std::filesystem::path& directory,
+                      uint64_t shard_bytes = uint64_t{5} << 30);
+
+}  // namespace flatquant

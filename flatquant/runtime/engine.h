@@ -1,0 +1,78 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "flatquant/base/thread_pool.h"
+#include "flatquant/model/config.h"
+#include "flatquant/model/source_model.h"
+#include "flatquant/packed/packed_model.h"
+
+namespace flatquant {
+
+// How full-precision linears are computed.
+enum class Precision { kF32, kBF16 };  // kBF16: bf16 operands, float accumulation
+
+struct EngineOptions {
+  int threads = 0;  // 0: every usable core
+  Precision precision = Precision::kF32;
+};
+
+class Sequence;
+
+// A loaded network that can run: a packed model or a plain one, through one
+// forward pass. Immutable; any number of sequences may use it, one at a time.
+class Engine {
+ public:
+  // Opens a packed directory or a plain Hugging Face one.
+  static std::unique_ptr<Engine> Open(const std::filesystem::path& directory,
+                                      const EngineOptions& options);
+  static std::unique_ptr<Engine> FromPacked(PackedModel model, const EngineOptions& options);
+  static std::unique_ptr<Engine> FromSource(const SourceModel& model, const EngineOptions& options);
+
+  ~Engine();
+  const ModelConfig& config() const;
+  ThreadPool& pool() const;
+
+  // Bytes of weights in memory.
+  uint64_t weight_bytes() const;
+
+  // Which positions' logits Forward returns.
+  enum class Logits { kAll, kLast };
+
+  // Appends tokens to the sequence and returns logits as float32, [n, vocab] for
+  // kAll or [1, vocab] for kLast, valid until the next call on this engine.
+  // Errors: runtime.context_full when the sequence's capacity is exceeded,
+  // runtime.bad_token for an id outside the vocabulary.
+  std::span<const float> Forward(Sequence& sequence, std::span<const int32_t> tokens,
+                                 Logits which) const;
+
+ private:
+  friend class Sequence;
+  struct State;
+  explicit Engine(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+// The KV cache of one sequence: packed when the model says so.
+class Sequence {
+ public:
+  // capacity: tokens that fit.
+  Sequence(const Engine& engine, int64_t capacity);
+  ~Sequence();
+  int64_t length() const;
+  int64_t capacity() const;
+  void Clear();  // back to length 0, memory kept
+  void Truncate(int64_t length);
+  uint64_t cache_bytes() const;
+
+ private:
+  friend class Engine;
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace flatquant
