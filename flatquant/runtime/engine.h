@@ -50,6 +50,13 @@ class Engine {
   std::span<const float> Forward(Sequence& sequence, std::span<const int32_t> tokens,
                                  Logits which) const;
 
+  // Appends tokens (at least one) to the sequence as Forward does and writes, for
+  // each token but the first, its negative log-likelihood given all before it, in
+  // nats: nll[i] = -log p(tokens[i + 1]), so nll.size() == tokens.size() - 1. The
+  // logits are never all in memory at once, however long the text and large the
+  // vocabulary. Errors: as Forward.
+  void TokenNll(Sequence& sequence, std::span<const int32_t> tokens, std::span<float> nll) const;
+
  private:
   friend class Sequence;
   struct State;
