@@ -44,6 +44,9 @@ struct ModelConfig {
   std::optional<int64_t> sliding_window;  // attention sees only this many last positions
   std::optional<int32_t> bos;
   std::vector<int32_t> eos;
+  // quantization_config's quant_method ("unknown" if it has none); empty for a
+  // full-precision model.
+  std::string quant_method;
 
   int64_t q_width() const { return heads * head_dim; }
   int64_t kv_width() const { return kv_heads * head_dim; }

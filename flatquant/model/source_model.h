@@ -16,8 +16,10 @@ namespace flatquant {
 // once Open returns.
 class SourceModel {
  public:
-  // Errors: config.*, safetensors.*, checkpoint.*, model.missing_tensor,
-  // model.wrong_shape, model.wrong_dtype.
+  // Errors: config.*, safetensors.*, checkpoint.*, model.already_quantized,
+  // model.missing_tensor, model.unexpected_tensor (a bias or norm that config.json
+  // denies), model.wrong_shape, model.wrong_dtype. config() says that the
+  // embeddings are tied also where only the checkpoint's metadata knows it.
   static SourceModel Open(const std::filesystem::path& directory);
 
   const std::filesystem::path& directory() const { return directory_; }
