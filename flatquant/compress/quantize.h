@@ -34,6 +34,8 @@ struct QuantizeOptions {
   enum class Amp { kAuto, kBF16, kF32 };
   Amp amp = Amp::kAuto;  // kAuto: bf16 matrix products where the CPU has them
   int threads = 0;       // 0: every usable core
+  // Where calibration computes: "cpu", or what this LibTorch has ("cuda", "cuda:1").
+  std::string device = "cpu";
   // Learned matrices to use instead of training (the original's flat_matrices.pth).
   std::optional<std::filesystem::path> transforms;
   // Only the first blocks are quantized, the rest stay (0: all); for experiments.
@@ -58,10 +60,16 @@ struct QuantizeReport {
 std::vector<std::string> MethodNames();
 
 // Quantizes in memory; WritePackedModel writes the result. Prints progress and
-// the self-test. Errors: quantize.unknown_method, quantize.needs_calibration,
+// the self-test. report may be null. Errors: quantize.unknown_method,
+// quantize.needs_calibration, quantize.bad_option, quantize.bad_device,
 // quantize.self_test (folding changed the network: nothing must be written),
-// transforms.* for a bad --transforms file, data.*.
+// calibration.diverged, transforms.* for a bad --transforms file, data.*.
 PackedModel Quantize(const SourceModel& model, const QuantizeOptions& options,
                      QuantizeReport* report);
+
+// The same with calibration windows that the caller already has; options.calib,
+// nsamples and seqlen are not looked at.
+PackedModel Quantize(const SourceModel& model, const QuantizeOptions& options,
+                     const TokenWindows& calibration, QuantizeReport* report);
 
 }  // namespace flatquant

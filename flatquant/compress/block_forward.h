@@ -1,0 +1,71 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "flatquant/compress/block_weights.h"
+#include "flatquant/model/config.h"
+#include "flatquant/model/network.h"
+
+namespace flatquant::compress {
+
+// Logits of the factors that shrink a range; undefined = a factor of 1.
+struct ClipLogits {
+  at::Tensor max;  // [1], or [rows, 1] for weights
+  at::Tensor min;
+};
+
+// One decoder block as it is computed: the tensors of a PackedBlock, in floating
+// point. The same forward pass serves the original block (no transforms, 16
+// bits), training, the folded block of the self-test, and packed models.
+struct BlockTensors {
+  struct SiteTensors {
+    at::Tensor left;   // [L, L] or undefined
+    at::Tensor right;  // [R, R] or undefined
+    int act_bits = 16;
+    std::vector<ClipLogits> clips = {ClipLogits{}};  // one, or one per linear of the site
+  };
+
+  at::Tensor input_norm;
+  at::Tensor post_attention_norm;
+  at::Tensor q_norm;
+  at::Tensor k_norm;
+  std::array<at::Tensor, 7> weights;  // indexed by Linear; already quantized where wanted
+  std::array<at::Tensor, 7> biases;
+  std::array<SiteTensors, 4> sites;  // indexed by Site
+  at::Tensor k_transform;            // [head_dim, head_dim] or undefined
+  at::Tensor q_transform;
+  int k_bits = 16;
+  int v_bits = 16;
+  ClipLogits k_clip;
+  ClipLogits v_clip;
+
+  SiteTensors& site(Site which) { return sites[static_cast<size_t>(which)]; }
+  const SiteTensors& site(Site which) const { return sites[static_cast<size_t>(which)]; }
+};
+
+// The original block: nothing transformed, nothing quantized.
+BlockTensors FullPrecision(const BlockWeights& weights);
+
+// cos and sin of RoPE's angles, [tokens, head_dim / 2].
+struct RopeTables {
+  at::Tensor cos;
+  at::Tensor sin;
+};
+RopeTables MakeRopeTables(const ModelConfig& config, int64_t tokens, at::ScalarType type,
+                          at::Device device);
+
+// Sees a site's activation [batch, tokens, width] before its online transform.
+using SiteObserver = std::function<void(Site, const at::Tensor&)>;
+
+// x: [batch, tokens, hidden] -> the same shape. rope: tables of at least `tokens`
+// rows. amp: matrix products take bfloat16 operands.
+at::Tensor BlockForward(const ModelConfig& config, const BlockTensors& block,
+                        const RopeTables& rope, const at::Tensor& x, bool amp,
+                        const SiteObserver& observer = {});
+
+}  // namespace flatquant::compress

@@ -1,0 +1,46 @@
+#include "flatquant/compress/block_parameters.h"
+
+#include <ATen/ATen.h>
+
+namespace flatquant::compress {
+namespace {
+
+void Append(const at::Tensor& tensor, std::vector<at::Tensor>* out) {
+  if (tensor.defined() && tensor.requires_grad()) out->push_back(tensor);
+}
+
+void Append(const ClipLogits& clip, std::vector<at::Tensor>* out) {
+  Append(clip.max, out);
+  Append(clip.min, out);
+}
+
+void Append(const InvertibleMatrix& matrix, std::vector<at::Tensor>* out) {
+  for (const at::Tensor& tensor : matrix.parameters()) Append(tensor, out);
+}
+
+}  // namespace
+
+std::vector<at::Tensor> BlockParameters::TransformTensors() const {
+  std::vector<at::Tensor> tensors;
+  for (const SiteParameters& site : sites) {
+    Append(site.left, &tensors);
+    Append(site.right, &tensors);
+    Append(site.diagonal, &tensors);
+  }
+  Append(key, &tensors);
+  Append(value, &tensors);
+  return tensors;
+}
+
+std::vector<at::Tensor> BlockParameters::ClipTensors() const {
+  std::vector<at::Tensor> tensors;
+  for (const SiteParameters& site : sites) {
+    for (const ClipLogits& clip : site.act_clips) Append(clip, &tensors);
+  }
+  for (const ClipLogits& clip : weight_clips) Append(clip, &tensors);
+  Append(k_clip, &tensors);
+  Append(v_clip, &tensors);
+  return tensors;
+}
+
+}  // namespace flatquant::compress

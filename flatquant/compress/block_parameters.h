@@ -1,0 +1,46 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <array>
+#include <cstdint>
+#include <vector>
+
+#include "flatquant/compress/block_forward.h"
+#include "flatquant/compress/block_weights.h"
+#include "flatquant/compress/quantize.h"
+#include "flatquant/compress/transform.h"
+
+namespace flatquant::compress {
+
+// Everything that a method chooses for one block; what is left at its default
+// changes nothing. Tensors are float32 and may require gradients.
+struct BlockParameters {
+  struct SiteParameters {
+    // The Kronecker pair of the online transform. At attn_out, `left` mixes the
+    // heads and `right` stays the identity: the head_dim half is `value`.
+    InvertibleMatrix left;
+    InvertibleMatrix right;
+    // Multiplies the activation, divides the weights' columns: [width] or
+    // undefined. Not at attn_out.
+    at::Tensor diagonal;
+    // Shared by the linears of the site, or one per linear.
+    std::vector<ClipLogits> act_clips = {ClipLogits{}};
+  };
+
+  std::array<SiteParameters, 4> sites;     // indexed by Site
+  InvertibleMatrix key;                    // P_h: K after RoPE; Q takes P_h^-T
+  InvertibleMatrix value;                  // P_v: folded into v and o
+  std::array<ClipLogits, 7> weight_clips;  // indexed by Linear, [rows, 1]
+  ClipLogits k_clip;                       // [1]
+  ClipLogits v_clip;
+
+  SiteParameters& site(Site which) { return sites[static_cast<size_t>(which)]; }
+  const SiteParameters& site(Site which) const { return sites[static_cast<size_t>(which)]; }
+
+  // What is trained: matrices and diagonals, and clips, which learn ten times faster.
+  std::vector<at::Tensor> TransformTensors() const;
+  std::vector<at::Tensor> ClipTensors() const;
+};
+
+}  // namespace flatquant::compress

@@ -1,0 +1,158 @@
+#include "flatquant/compress/calibration.h"
+
+#include <ATen/ATen.h>
+#include <torch/optim/adamw.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <memory>
+#include <numbers>
+#include <numeric>
+#include <utility>
+#include <vector>
+
+#include "flatquant/base/error.h"
+#include "flatquant/base/rng.h"
+#include "flatquant/compress/fold.h"
+
+namespace flatquant::compress {
+namespace {
+
+// The learning rate ends at this fraction of its start.
+constexpr double kLastRate = 1e-3;
+
+// Windows that loss_before and loss_after are measured on: enough for three
+// digits, few enough to cost less than a step or two each.
+constexpr int64_t kProbeWindows = 8;
+
+double CosineRate(int64_t step, int64_t steps) {
+  const double progress = static_cast<double>(step) / static_cast<double>(steps);
+  return kLastRate + (1 - kLastRate) * 0.5 * (1 + std::cos(std::numbers::pi * progress));
+}
+
+class BlockTrainer {
+ public:
+  BlockTrainer(const ModelConfig& config, const BlockWeights& weights, const Scheme& scheme,
+               const TrainingOptions& options, const ResidualStream& stream,
+               const BlockParameters& parameters)
+      : config_(config),
+        weights_(weights),
+        scheme_(scheme),
+        options_(options),
+        stream_(stream),
+        parameters_(parameters) {}
+
+  TrainingResult Run(const std::function<void()>& on_step) {
+    TrainingResult result;
+    result.loss_before = Probe();
+    Train(on_step);
+    result.loss_after = Probe();
+    return result;
+  }
+
+ private:
+  at::Tensor Forward(const at::Tensor& x) const {
+    const at::ScalarType weight_type = options_.amp ? at::kBFloat16 : at::kFloat;
+    const BlockTensors block = Quantized(Fold(config_, weights_, parameters_, at::kFloat),
+                                         parameters_, scheme_, weight_type);
+    return BlockForward(config_, block, stream_.rope(), x, options_.amp);
+  }
+
+  // Mean squared error over the first windows.
+  double Probe() const {
+    at::NoGradGuard no_grad;
+    const int64_t windows = std::min(kProbeWindows, stream_.windows());
+    double sum = 0;
+    for (int64_t begin = 0; begin < windows; begin += options_.batch) {
+      const int64_t count = std::min(options_.batch, windows - begin);
+      const at::Tensor y = Forward(stream_.inputs().narrow(0, begin, count));
+      const at::Tensor difference = y - stream_.outputs().narrow(0, begin, count);
+      sum += difference.square().mean().item<double>() * static_cast<double>(count);
+    }
+    const double loss = sum / static_cast<double>(windows);
+    if (!std::isfinite(loss)) Diverged();
+    return loss;
+  }
+
+  void Train(const std::function<void()>& on_step) {
+    const std::vector<at::Tensor> transforms = parameters_.TransformTensors();
+    const std::vector<at::Tensor> clips = parameters_.ClipTensors();
+    using torch::optim::AdamWOptions;
+    std::vector<torch::optim::OptimizerParamGroup> groups;
+    std::vector<double> rates;
+    const auto add = [&](const std::vector<at::Tensor>& tensors, double rate) {
+      if (tensors.empty()) return;
+      groups.emplace_back(tensors, std::make_unique<AdamWOptions>(rate));
+      rates.push_back(rate);
+    };
+    add(transforms, options_.lr);
+    add(clips, options_.clip_lr);
+    if (groups.empty()) return;
+    torch::optim::AdamW optimizer(std::move(groups), AdamWOptions().weight_decay(0.01));
+
+    Rng rng(options_.seed);
+    std::vector<int64_t> order(static_cast<size_t>(stream_.windows()));
+    std::iota(order.begin(), order.end(), int64_t{0});
+    const int64_t steps = TrainingSteps(options_, stream_.windows());
+    int64_t step = 0;
+    for (int epoch = 0; epoch < options_.epochs; ++epoch) {
+      for (size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[rng.Below(i)]);
+      for (size_t begin = 0; begin < order.size(); begin += static_cast<size_t>(options_.batch)) {
+        const size_t count = std::min(static_cast<size_t>(options_.batch), order.size() - begin);
+        const at::Tensor chosen = at::tensor(at::ArrayRef<int64_t>(order.data() + begin, count))
+                                      .to(stream_.inputs().device());
+        for (size_t group = 0; group < rates.size(); ++group) {
+          optimizer.param_groups()[group].options().set_lr(rates[group] * CosineRate(step, steps));
+        }
+        Step(chosen, &optimizer);
+        ++step;
+        if (on_step) on_step();
+      }
+    }
+  }
+
+  void Step(const at::Tensor& chosen, torch::optim::AdamW* optimizer) const {
+    for (auto& group : optimizer->param_groups()) {
+      for (at::Tensor& parameter : group.params()) parameter.mutable_grad() = at::Tensor();
+    }
+    const at::Tensor y = Forward(stream_.inputs().index_select(0, chosen));
+    at::Tensor gradient;
+    {
+      // d(MSE / stop_gradient(MSE)) / dy = 2 (y - target) / (n MSE), MSE = sum / n.
+      at::NoGradGuard no_grad;
+      gradient = y - stream_.outputs().index_select(0, chosen);
+      const at::Tensor sum = gradient.square().sum();
+      gradient.mul_(2.0 / sum.clamp_min(std::numeric_limits<float>::min()));
+    }
+    y.backward(gradient);
+    optimizer->step();
+  }
+
+  [[noreturn]] static void Diverged() {
+    throw Error("calibration.diverged", "calibration", "the loss of a block is not finite",
+                "lower --lr, or train in float32");
+  }
+
+  const ModelConfig& config_;
+  const BlockWeights& weights_;
+  const Scheme& scheme_;
+  const TrainingOptions& options_;
+  const ResidualStream& stream_;
+  const BlockParameters& parameters_;
+};
+
+}  // namespace
+
+int64_t TrainingSteps(const TrainingOptions& options, int64_t windows) {
+  return options.epochs * ((windows + options.batch - 1) / options.batch);
+}
+
+TrainingResult TrainBlock(const ModelConfig& config, const BlockWeights& weights,
+                          const Scheme& scheme, const TrainingOptions& options,
+                          const ResidualStream& stream, const BlockParameters& parameters,
+                          const std::function<void()>& on_step) {
+  return BlockTrainer(config, weights, scheme, options, stream, parameters).Run(on_step);
+}
+
+}  // namespace flatquant::compress

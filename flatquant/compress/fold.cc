@@ -1,0 +1,190 @@
+#include "flatquant/compress/fold.h"
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+#include <utility>
+#include <vector>
+
+#include "flatquant/base/error.h"
+#include "flatquant/compress/ops/fake_quant.h"
+#include "flatquant/compress/ops/kron.h"
+#include "flatquant/compress/tensor_bridge.h"
+#include "flatquant/packed/nibbles.h"
+
+namespace flatquant::compress {
+namespace {
+
+at::Tensor Cast(const at::Tensor& tensor, at::ScalarType type) {
+  return tensor.defined() ? tensor.to(type) : tensor;
+}
+
+// The linears of a site take W <- (W / d) (left^-T (x) right^-T), row by row.
+at::Tensor TakeUp(const at::Tensor& weight, const at::Tensor& diagonal, const at::Tensor& left,
+                  const at::Tensor& right) {
+  const at::Tensor scaled = diagonal.defined() ? weight / diagonal : weight;
+  return left.defined() || right.defined() ? KronTransform(scaled, left, right) : scaled;
+}
+
+// v' = v P per KV head: the rows of W_v and its bias are mixed by P^T.
+at::Tensor MixHeadRows(const at::Tensor& rows, const at::Tensor& matrix) {
+  const at::Tensor heads = rows.reshape({-1, matrix.size(0), rows.numel() / rows.size(0)});
+  return at::matmul(matrix.t(), heads).reshape(rows.sizes());
+}
+
+Tensor PackFloats(const at::Tensor& tensor) {
+  return tensor.defined() ? FromTorch(tensor.to(at::kFloat)) : Tensor();
+}
+
+// A weight that is not quantized, in the source's element type; that of FORMAT.md's
+// three floating types which holds it where the source's does not.
+Tensor PackUnquantized(const at::Tensor& weight, DType source) {
+  constexpr double kLargestHalf = 65504;
+  const bool fits = source != DType::kF16 || weight.abs().max().item<double>() <= kLargestHalf;
+  const DType type = source == DType::kF64 || !fits ? DType::kF32 : source;
+  return FromTorch(weight.to(ScalarTypeOf(type)));
+}
+
+PackedLinear PackLinear(const at::Tensor& weight, const at::Tensor& bias, const ClipLogits& clip,
+                        int bits, DType source) {
+  PackedLinear packed;
+  packed.bits = bits;
+  packed.bias = PackFloats(bias);
+  if (bits >= 16) {
+    packed.weight = PackUnquantized(weight, source);
+    return packed;
+  }
+  at::Tensor high = weight.amax(1, true).clamp_min(0);
+  at::Tensor low = weight.amin(1, true).clamp_max(0);
+  if (clip.max.defined()) high = high * clip.max.detach().to(weight.scalar_type()).sigmoid();
+  if (clip.min.defined()) low = low * clip.min.detach().to(weight.scalar_type()).sigmoid();
+  at::Tensor scale = (at::maximum(high, -low) / LargestCode(bits)).to(at::kFloat);
+  scale = at::where(scale == 0, at::ones_like(scale), scale);
+  const at::Tensor codes = (at::minimum(at::maximum(weight, low), high) / scale)
+                               .round()
+                               .clamp(SmallestCode(bits), LargestCode(bits))
+                               .to(at::kChar)
+                               .to(at::kCPU)
+                               .contiguous();
+  packed.weight = PackCodes(bits, weight.size(0), weight.size(1), codes.data_ptr<int8_t>());
+  packed.scale = PackFloats(scale.squeeze(1));
+  return packed;
+}
+
+float Factor(const at::Tensor& logit) {
+  return logit.defined() ? logit.detach().to(at::kDouble).sigmoid().item<float>() : 1.0f;
+}
+
+Clip Factors(const ClipLogits& clip) { return {Factor(clip.max), Factor(clip.min)}; }
+
+}  // namespace
+
+BlockTensors Fold(const ModelConfig& config, const BlockWeights& weights,
+                  const BlockParameters& parameters, at::ScalarType type) {
+  BlockTensors block;
+  block.input_norm = Cast(weights.input_norm, type);
+  block.post_attention_norm = Cast(weights.post_attention_norm, type);
+  block.q_norm = Cast(weights.q_norm, type);
+  block.k_norm = Cast(weights.k_norm, type);
+  for (size_t i = 0; i < kLinears.size(); ++i) {
+    block.weights[i] = Cast(weights.weights[i], type);
+    block.biases[i] = Cast(weights.biases[i], type);
+  }
+
+  const MatrixPair key = parameters.key.Evaluate(type);
+  block.k_transform = key.matrix;
+  block.q_transform = key.inverse_transpose;
+
+  const MatrixPair value = parameters.value.Evaluate(type);
+  if (value.matrix.defined()) {
+    FLATQUANT_CHECK(value.matrix.size(0) == config.head_dim);
+    at::Tensor& v = block.weights[static_cast<size_t>(Linear::kV)];
+    at::Tensor& bias = block.biases[static_cast<size_t>(Linear::kV)];
+    v = MixHeadRows(v, value.matrix);
+    if (bias.defined()) bias = MixHeadRows(bias, value.matrix);
+  }
+
+  for (const Site site : kSites) {
+    const BlockParameters::SiteParameters& chosen = parameters.site(site);
+    const MatrixPair left = chosen.left.Evaluate(type);
+    const MatrixPair right = chosen.right.Evaluate(type);
+    block.site(site).left = left.matrix;
+    block.site(site).right = right.matrix;
+    const bool folds_value = site == Site::kAttnOut && value.matrix.defined();
+    const at::Tensor right_inverse =
+        folds_value ? value.inverse_transpose : right.inverse_transpose;
+    FLATQUANT_CHECK(site != Site::kAttnOut ||
+                    (chosen.right.is_identity() && !chosen.diagonal.defined()));
+
+    const at::Tensor diagonal = Cast(chosen.diagonal, type);
+    for (const Linear which : LinearsOf(site)) {
+      at::Tensor& weight = block.weights[static_cast<size_t>(which)];
+      weight = TakeUp(weight, diagonal, left.inverse_transpose, right_inverse);
+    }
+    if (!diagonal.defined()) continue;
+    if (site == Site::kAttnIn) {
+      block.input_norm = block.input_norm * diagonal;
+    } else if (site == Site::kMlpIn) {
+      block.post_attention_norm = block.post_attention_norm * diagonal;
+    } else {
+      // silu(gate) * up is linear in up, so that up's rows can carry it.
+      at::Tensor& up = block.weights[static_cast<size_t>(Linear::kUp)];
+      at::Tensor& bias = block.biases[static_cast<size_t>(Linear::kUp)];
+      up = up * diagonal.unsqueeze(1);
+      if (bias.defined()) bias = bias * diagonal;
+    }
+  }
+  return block;
+}
+
+BlockTensors Quantized(BlockTensors folded, const BlockParameters& parameters, const Scheme& scheme,
+                       at::ScalarType weight_type) {
+  if (scheme.weight_bits < 16) {
+    for (size_t i = 0; i < kLinears.size(); ++i) {
+      const ClipLogits& clip = parameters.weight_clips[i];
+      folded.weights[i] =
+          FakeQuantWeight(folded.weights[i], clip.max, clip.min, scheme.weight_bits, weight_type);
+    }
+  }
+  for (const Site site : kSites) {
+    folded.site(site).act_bits = scheme.act_bits;
+    folded.site(site).clips = parameters.site(site).act_clips;
+  }
+  folded.k_bits = scheme.k_bits;
+  folded.v_bits = scheme.v_bits;
+  folded.k_clip = parameters.k_clip;
+  folded.v_clip = parameters.v_clip;
+  return folded;
+}
+
+PackedBlock PackBlock(const BlockTensors& folded, const BlockWeights& weights,
+                      const BlockParameters& parameters, const Scheme& scheme) {
+  PackedBlock packed;
+  packed.input_norm = PackFloats(folded.input_norm);
+  packed.post_attention_norm = PackFloats(folded.post_attention_norm);
+  packed.q_norm = PackFloats(folded.q_norm);
+  packed.k_norm = PackFloats(folded.k_norm);
+  for (size_t i = 0; i < kLinears.size(); ++i) {
+    packed.linears[i] = PackLinear(folded.weights[i], folded.biases[i], parameters.weight_clips[i],
+                                   scheme.weight_bits, weights.dtypes[i]);
+  }
+  for (const Site which : kSites) {
+    PackedSite& site = packed.site(which);
+    site.left = PackFloats(folded.site(which).left);
+    site.right = PackFloats(folded.site(which).right);
+    site.act_bits = scheme.act_bits;
+    site.clips.clear();
+    for (const ClipLogits& clip : parameters.site(which).act_clips) {
+      site.clips.push_back(Factors(clip));
+    }
+  }
+  packed.cache.k_bits = scheme.k_bits;
+  packed.cache.v_bits = scheme.v_bits;
+  packed.cache.k_clip = Factors(parameters.k_clip);
+  packed.cache.v_clip = Factors(parameters.v_clip);
+  packed.cache.k_transform = PackFloats(folded.k_transform);
+  packed.cache.q_transform = PackFloats(folded.q_transform);
+  return packed;
+}
+
+}  // namespace flatquant::compress

@@ -1,0 +1,51 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <array>
+#include <cstdint>
+
+#include "flatquant/compress/block_forward.h"
+#include "flatquant/compress/block_weights.h"
+#include "flatquant/data/token_windows.h"
+#include "flatquant/model/source_model.h"
+
+namespace flatquant::compress {
+
+// The calibration windows on their way through the original network, block by
+// block, in float32. A block is trained on what enters and leaves it here, never
+// on what quantized blocks before it produce, so that blocks are independent.
+// Holds two copies of [windows, tokens, hidden].
+class ResidualStream {
+ public:
+  // Starts with the embeddings of the windows' tokens.
+  ResidualStream(const SourceModel& model, const TokenWindows& windows, at::Device device);
+
+  // Runs the original block over all windows, `batch` at a time: sets outputs()
+  // and site_maxima().
+  void RunBlock(const BlockWeights& weights, int64_t batch);
+
+  // The block's outputs become the next one's inputs.
+  void Advance();
+
+  int64_t windows() const { return inputs_.size(0); }
+  int64_t tokens() const { return inputs_.size(1); }
+  const RopeTables& rope() const { return rope_; }
+  const at::Tensor& inputs() const { return inputs_; }    // [windows, tokens, hidden]
+  const at::Tensor& outputs() const { return outputs_; }  // the same shape
+
+  // The largest magnitude of each channel of a site's activation: [width].
+  const at::Tensor& site_maxima(Site site) const { return maxima_[static_cast<size_t>(site)]; }
+
+ private:
+  ModelConfig config_;
+  RopeTables rope_;
+  at::Tensor inputs_;
+  at::Tensor outputs_;
+  std::array<at::Tensor, 4> maxima_;
+};
+
+// Rows of an embedding table [vocab, hidden] for [n] ids, as float32.
+at::Tensor EmbedTokens(const Tensor& table, const int32_t* ids, int64_t n, at::Device device);
+
+}  // namespace flatquant::compress

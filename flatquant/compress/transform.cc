@@ -1,0 +1,110 @@
+#include "flatquant/compress/transform.h"
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+#include <string>
+
+#include "flatquant/base/error.h"
+
+namespace flatquant::compress {
+
+KronShape KronFactors(int64_t n) {
+  FLATQUANT_CHECK(n >= 1);
+  int64_t root = static_cast<int64_t>(std::sqrt(static_cast<double>(n)));
+  while (root * root > n) --root;
+  while ((root + 1) * (root + 1) <= n) ++root;
+
+  // a - b and a + b have equal parity, and a smaller b means nearer factors.
+  const bool any_parity = n % 4 == 2;
+  for (int64_t left = root; left >= 1; --left) {
+    if (n % left != 0) continue;
+    const int64_t right = n / left;
+    if (any_parity || (right - left) % 2 == 0) return {left, right};
+  }
+  return {1, n};
+}
+
+at::Tensor RandomOrthogonal(int64_t n, Rng& rng) {
+  at::Tensor gaussian = at::empty({n, n}, at::kDouble);
+  double* values = gaussian.data_ptr<double>();
+  for (int64_t i = 0; i < n * n; ++i) values[i] = rng.Normal();
+  auto [q, r] = at::linalg_qr(gaussian);
+  // QR fixes R's diagonal only up to sign; making it positive makes Q uniform.
+  const at::Tensor diagonal = r.diagonal();
+  return q * at::where(diagonal < 0, -at::ones_like(diagonal), at::ones_like(diagonal));
+}
+
+InvertibleMatrix InvertibleMatrix::SvdCayley(int64_t n, Rng& rng, at::Device device) {
+  InvertibleMatrix result;
+  result.kind_ = Kind::kSvdCayley;
+  result.n_ = n;
+  const at::Tensor u = RandomOrthogonal(n, rng);
+  const at::Tensor v = RandomOrthogonal(n, rng);
+  result.bases_ = at::stack({u, v}).to(device);
+  const auto options = at::TensorOptions().dtype(at::kFloat).device(device);
+  result.skew_ = at::zeros({2, n, n}, options).requires_grad_();
+  result.values_ = at::ones({n}, options).requires_grad_();
+  return result;
+}
+
+InvertibleMatrix InvertibleMatrix::DirectInverse(int64_t n, Rng& rng, at::Device device) {
+  InvertibleMatrix result;
+  result.kind_ = Kind::kDirectInverse;
+  result.n_ = n;
+  result.matrix_ = RandomOrthogonal(n, rng).to(at::kFloat).to(device).requires_grad_();
+  return result;
+}
+
+InvertibleMatrix InvertibleMatrix::Fixed(const at::Tensor& matrix, const std::string& where) {
+  FLATQUANT_CHECK(matrix.dim() == 2 && matrix.size(0) == matrix.size(1));
+  InvertibleMatrix result;
+  result.kind_ = Kind::kFixed;
+  result.n_ = matrix.size(0);
+  result.matrix_ = matrix.detach().to(at::kDouble).contiguous();
+  auto [inverse, info] = at::linalg_inv_ex(result.matrix_);
+  if (info.item<int>() != 0 || !at::isfinite(inverse).all().item<bool>()) {
+    throw Error("transforms.singular", where, "the matrix has no inverse",
+                "use the matrices of a finished calibration");
+  }
+  result.inverse_ = inverse.t().contiguous();
+  return result;
+}
+
+MatrixPair InvertibleMatrix::Evaluate(at::ScalarType type) const {
+  switch (kind_) {
+    case Kind::kIdentity:
+      return {};
+    case Kind::kSvdCayley: {
+      const at::Tensor lower = skew_.to(type).tril(-1);
+      const at::Tensor identity = at::eye(n_, lower.options());
+      const at::Tensor half = (lower - lower.transpose(1, 2)) * 0.5;
+      const at::Tensor cayley = at::linalg_inv(identity + half) * 2.0 - identity;
+      const at::Tensor orthogonal = at::matmul(bases_.to(type), cayley);
+      const at::Tensor u = orthogonal.select(0, 0);
+      const at::Tensor vt = orthogonal.select(0, 1).t();
+      const at::Tensor s = values_.to(type);
+      return {at::matmul(u * s, vt), at::matmul(u / s, vt)};
+    }
+    case Kind::kDirectInverse: {
+      const at::Tensor p = matrix_.to(type);
+      return {p, at::linalg_inv(p).t().contiguous()};
+    }
+    case Kind::kFixed:
+      return {matrix_.to(type), inverse_.to(type)};
+  }
+  return {};
+}
+
+std::vector<at::Tensor> InvertibleMatrix::parameters() const {
+  switch (kind_) {
+    case Kind::kSvdCayley:
+      return {skew_, values_};
+    case Kind::kDirectInverse:
+      return {matrix_};
+    default:
+      return {};
+  }
+}
+
+}  // namespace flatquant::compress
