@@ -50,7 +50,7 @@ struct PackedSite {
   int act_bits = 16;
   // One entry shared by all linears of the site, or one per linear in
   // LinearsOf(site) order (the original FlatQuant's layout).
-  std::vector<Clip> clips = {Clip{}};
+  std::vector<Clip> clips = std::vector<Clip>(1);
 
   bool has_transform() const { return left.defined() || right.defined(); }
 };
@@ -101,7 +101,8 @@ struct PackedModel {
 // Whether a directory's config.json says quant_method "flatquant".
 bool IsPackedDirectory(const std::filesystem::path& directory);
 
-// Maps and validates a packed directory. Errors: packed.newer_version,
+// Maps and validates a packed directory. Every tensor lies at a multiple of its
+// element's size. Weights are not read (see check.h's CheckCodes). Errors: packed.newer_version,
 // packed.bad_config, packed.missing_tensor, packed.wrong_shape,
 // packed.wrong_dtype, packed.bad_value (a scale, clip or transform that is not
 // finite, a scale <= 0, a clip outside (0, 1]), packed.extra_tensor; also
@@ -112,10 +113,17 @@ PackedModel ReadPackedModel(const std::filesystem::path& directory);
 // source_directory plus quantization_config), model*.safetensors, tokenizer and
 // generation files copied byte for byte. All or nothing: the directory is built
 // beside its final name and renamed; an existing packed directory of that name
-// is replaced as a whole, anything else there is refused (packed.not_replaceable).
+// is replaced as a whole, as is an empty one; anything else there is refused
+// (packed.not_replaceable). The model is checked first and the result read back
+// before it takes its name, so that all errors of ReadPackedModel can appear;
+// also file.* (disk full included).
 // shard_bytes: start a new shard beyond this size.
 void WritePackedModel(const PackedModel& model, const std::filesystem::path& source_directory,
                       const std::filesystem::path& directory,
                       uint64_t shard_bytes = uint64_t{5} << 30);
+
+// Throws packed.not_replaceable if WritePackedModel would refuse this directory:
+// for the start of long work.
+void CheckPackedDestination(const std::filesystem::path& directory);
 
 }  // namespace flatquant

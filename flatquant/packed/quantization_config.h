@@ -1,0 +1,87 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "flatquant/model/network.h"
+#include "flatquant/packed/packed_model.h"
+#include "flatquant/packed/scheme.h"
+
+namespace flatquant {
+
+// The `quantization_config` object of a packed model's config.json: which
+// tensors the files hold and how to read them (FORMAT.md, "quantization_config").
+
+inline constexpr int64_t kPackedFormatVersion = 1;
+
+struct SiteGrid {
+  int act_bits = 16;
+  int64_t left = 0;   // L, the order of the left matrix; 0: identity
+  int64_t right = 0;  // R
+  int64_t clips = 0;  // 0 with act_bits 16; else 1, or one per linear of the site
+
+  friend bool operator==(const SiteGrid&, const SiteGrid&) = default;
+};
+
+struct CacheGrid {
+  int k_bits = 16;
+  int v_bits = 16;
+  bool transform = false;  // k_transform and q_transform exist
+
+  friend bool operator==(const CacheGrid&, const CacheGrid&) = default;
+};
+
+// All of a block that is not data.
+struct BlockGrid {
+  std::array<int, 7> weight_bits{};  // indexed by Linear
+  std::array<SiteGrid, 4> sites;     // indexed by Site
+  CacheGrid cache;
+
+  friend bool operator==(const BlockGrid&, const BlockGrid&) = default;
+};
+
+struct QuantizationConfig {
+  Scheme scheme;
+  std::vector<BlockGrid> blocks;
+  std::map<std::string, std::string> provenance;
+};
+
+// What a block's tensors say about its grids.
+BlockGrid GridOf(const PackedBlock& block);
+
+// Whether a number of bits is one that the format has: 2..8 or 16.
+constexpr bool IsBitWidth(int64_t bits) { return (bits >= 2 && bits <= 8) || bits == 16; }
+
+// Whether the orders of a site's matrices make up its width: left * right, or
+// one that divides it where the other is the identity.
+bool FactorsFit(const SiteGrid& grid, int64_t width);
+
+// Whether the number of clips is one that the site may have.
+bool ClipsFit(const SiteGrid& grid, Site site);
+
+// Whether config.json's text has quantization_config.quant_method "flatquant".
+// False for anything that cannot be parsed.
+bool SaysFlatQuant(std::string_view config_json);
+
+// Throws packed.bad_config if the text is not a packed model's config.json and
+// packed.newer_version if its format_version is beyond ours. Comes before all
+// else that interprets the file. `where` names the file in errors.
+void CheckFormatVersion(std::string_view config_json, const std::string& where);
+
+// Reads the object of a config.json that passed CheckFormatVersion. Strict:
+// every field must be there, have its type and range, and be known.
+// Errors: packed.bad_config.
+QuantizationConfig ParseQuantizationConfig(std::string_view config_json, const ModelConfig& model,
+                                           const std::string& where);
+
+// The text of a packed config.json: the source's, in its order of keys, with
+// quantization_config (put in the place of one that it may have) and with
+// tie_word_embeddings spelled out. Errors: packed.bad_config.
+std::string WithQuantizationConfig(std::string_view source_json, const QuantizationConfig& config,
+                                   bool tied_embeddings, const std::string& where);
+
+}  // namespace flatquant

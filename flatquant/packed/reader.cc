@@ -1,0 +1,97 @@
+#include <cstdint>
+#include <filesystem>
+#include <set>
+#include <string>
+#include <utility>
+
+#include "flatquant/base/error.h"
+#include "flatquant/base/file.h"
+#include "flatquant/checkpoint/checkpoint.h"
+#include "flatquant/packed/packed_model.h"
+#include "flatquant/packed/quantization_config.h"
+#include "flatquant/packed/stored_tensors.h"
+
+namespace flatquant {
+namespace fs = std::filesystem;
+
+namespace {
+
+// Far beyond any real config.json; bounds what a hostile one can cost.
+constexpr size_t kMaxConfigBytes = size_t{16} << 20;
+
+// The tensor at an address that suits its elements. Files that our writer made
+// have only such; from others the tensor is copied.
+Tensor Aligned(const Tensor& tensor) {
+  if (reinterpret_cast<uintptr_t>(tensor.data) % DTypeSize(tensor.dtype) == 0) return tensor;
+  TensorView view = tensor;
+  auto memory =
+      std::make_shared<const std::vector<std::byte>>(tensor.data, tensor.data + tensor.bytes());
+  view.data = memory->data();
+  return Tensor::Share(std::move(view), std::move(memory));
+}
+
+}  // namespace
+
+bool IsPackedDirectory(const fs::path& directory) {
+  try {
+    return SaysFlatQuant(ReadFile(directory / "config.json", kMaxConfigBytes));
+  } catch (const Error&) {
+    return false;  // no such file, or none that can be read
+  }
+}
+
+PackedModel ReadPackedModel(const fs::path& directory) {
+  const std::string where = directory.string();
+  const std::string config_where = (directory / "config.json").string();
+  const std::string text = ReadFile(directory / "config.json", kMaxConfigBytes);
+  CheckFormatVersion(text, config_where);
+  StoredModel stored;
+  stored.model.config = ModelConfig::Open(directory);
+  const Checkpoint checkpoint = Checkpoint::Open(directory);
+  // Every block has tensors: a hostile number of layers ends here, before
+  // memory is set aside for them.
+  const auto layers = static_cast<uint64_t>(stored.model.config.layers);
+  if (layers > checkpoint.tensors().size()) {
+    throw Error("packed.missing_tensor", where,
+                "holds " + std::to_string(checkpoint.tensors().size()) + " tensors for " +
+                    std::to_string(layers) + " layers",
+                "write the packed model again with `flatquant quantize`");
+  }
+  QuantizationConfig config = ParseQuantizationConfig(text, stored.model.config, config_where);
+  stored.model.scheme = config.scheme;
+  stored.model.provenance = std::move(config.provenance);
+  stored.grids = std::move(config.blocks);
+  stored.model.blocks.resize(stored.grids.size());
+  stored.clips.resize(stored.grids.size());
+
+  std::set<std::string_view> expected;
+  const std::vector<StoredTensor> slots = StoredTensors(&stored);
+  for (const StoredTensor& slot : slots) {
+    const Tensor* found = checkpoint.Find(slot.name);
+    CheckStoredTensor(slot, found != nullptr ? *found : Tensor{}, where);
+    *slot.place = Aligned(*found);
+    expected.insert(slot.name);
+  }
+  for (const auto& [name, tensor] : checkpoint.tensors()) {
+    if (expected.contains(name)) continue;
+    throw Error("packed.extra_tensor", where,
+                "tensor '" + name + "' has no place in a model of this configuration",
+                "write the packed model again with `flatquant quantize`");
+  }
+  for (size_t i = 0; i < stored.grids.size(); ++i) {
+    PackedBlock& block = stored.model.blocks[i];
+    const BlockGrid& grid = stored.grids[i];
+    for (Linear linear : kLinears) {
+      block.linear(linear).bits = grid.weight_bits[static_cast<size_t>(linear)];
+    }
+    for (Site site : kSites) {
+      block.site(site).act_bits = grid.sites[static_cast<size_t>(site)].act_bits;
+    }
+    block.cache.k_bits = grid.cache.k_bits;
+    block.cache.v_bits = grid.cache.v_bits;
+    FromTensors(stored.clips[i], &block);
+  }
+  return std::move(stored.model);
+}
+
+}  // namespace flatquant
