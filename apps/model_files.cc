@@ -1,0 +1,17 @@
+#include "apps/model_files.h"
+
+namespace flatquant {
+namespace fs = std::filesystem;
+
+uint64_t WeightFileBytes(const fs::path& directory) {
+  uint64_t bytes = 0;
+  std::error_code ignored;
+  for (const fs::directory_entry& entry : fs::directory_iterator(directory, ignored)) {
+    if (entry.path().extension() != ".safetensors") continue;
+    const uintmax_t size = entry.file_size(ignored);
+    if (size != static_cast<uintmax_t>(-1)) bytes += size;
+  }
+  return bytes;
+}
+
+}  // namespace flatquant

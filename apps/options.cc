@@ -1,0 +1,57 @@
+#include "apps/options.h"
+
+#include <CLI/Config.hpp>
+#include <CLI/Formatter.hpp>
+#include <algorithm>
+#include <map>
+
+namespace flatquant {
+
+void AddThreads(CLI::App& command, int* threads) {
+  command.add_option("-t,--threads", *threads, "Threads; 0 takes every core that may be used")
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
+}
+
+void AddJson(CLI::App& command, std::string* destination) {
+  command
+      .add_option_function<std::string>(
+          "--json",
+          [destination](const std::string& value) { *destination = value.empty() ? "-" : value; },
+          "Also write the results as JSON to FILE; - (or no FILE) is stdout, alone")
+      ->expected(0, 1)
+      ->type_name("FILE");
+}
+
+void AddPrecision(CLI::App& command, Precision* precision) {
+  static const std::map<std::string, Precision> kNames = {{"f32", Precision::kF32},
+                                                          {"bf16", Precision::kBF16}};
+  command
+      .add_option_function<std::string>(
+          "--precision", [precision](const std::string& name) { *precision = kNames.at(name); },
+          "Arithmetic of linears that are not quantized: f32, or bf16 with f32 sums [f32]")
+      ->check(CLI::IsMember(kNames))
+      ->type_name("f32|bf16");
+}
+
+int64_t WindowLength(int64_t asked, const ModelConfig& config) {
+  constexpr int64_t kUsual = 2048;  // what the field's papers use
+  if (asked == 0) return std::min(kUsual, config.max_positions);
+  if (asked > config.max_positions) {
+    throw Error(
+        "usage.seqlen", "--seqlen " + std::to_string(asked),
+        "is longer than the model's context of " + std::to_string(config.max_positions) + " tokens",
+        "use at most that");
+  }
+  return asked;
+}
+
+void CheckModelDirectory(const std::filesystem::path& directory) {
+  std::error_code ignored;
+  if (std::filesystem::is_directory(directory, ignored)) return;
+  throw Error("model.no_directory", directory.string(),
+              std::filesystem::exists(directory, ignored) ? "is not a directory" : "does not exist",
+              "name a directory with config.json and *.safetensors");
+}
+
+}  // namespace flatquant
