@@ -1,10 +1,10 @@
 #include "apps/console.h"
 
-#include <fcntl.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 
 #include "flatquant/base/error.h"
@@ -53,11 +53,16 @@ void CheckCanCreate(const fs::path& path) {
     throw Error("output.not_writable", path.string(), folder.string() + " is not a folder",
                 "choose another place");
   }
-  if (::access(folder.c_str(), W_OK | X_OK) != 0) {
+  // Permissions do not tell all (root, read-only mounts, quotas): try it.
+  std::string probe = (folder / ".flatquant-XXXXXX").string();
+  const int descriptor = ::mkstemp(probe.data());
+  if (descriptor < 0) {
     throw Error("output.not_writable", path.string(),
                 "cannot write into " + folder.string() + " (" + std::strerror(errno) + ")",
                 "choose another place or mend its permissions");
   }
+  ::close(descriptor);
+  ::unlink(probe.c_str());
 }
 
 Report::Report(std::string json_destination) : json_(std::move(json_destination)) {
