@@ -36,7 +36,6 @@ class Sampler {
   SamplerOptions options_;
   Rng rng_;
   std::vector<Candidate> candidates_;  // scratch, kept between calls
-  std::vector<double> weights_;        // scratch
 };
 
 }  // namespace flatquant

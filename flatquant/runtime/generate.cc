@@ -1,0 +1,54 @@
+#include "flatquant/runtime/generate.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "flatquant/base/error.h"
+
+namespace flatquant {
+namespace {
+
+double SecondsSince(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+}  // namespace
+
+GenerateResult Generate(const Engine& engine, Sequence& sequence, std::span<const int32_t> prompt,
+                        const GenerateOptions& options,
+                        const std::function<bool(int32_t)>& on_token) {
+  if (prompt.empty()) {
+    throw Error("generate.empty_prompt", "prompt", "it has no tokens",
+                "give some text, or a tokenizer that adds a BOS token");
+  }
+  const std::vector<int32_t>& eos = engine.config().eos;
+  Sampler sampler(options.sampler);
+  GenerateResult result;
+  auto start = std::chrono::steady_clock::now();
+  std::span<const float> logits = engine.Forward(sequence, prompt, Engine::Logits::kLast);
+  result.prefill_seconds = SecondsSince(start);
+  start = std::chrono::steady_clock::now();
+  while (static_cast<int64_t>(result.tokens.size()) < options.max_tokens) {
+    const int32_t token = sampler.Next(logits);
+    if (options.stop_at_eos && std::find(eos.begin(), eos.end(), token) != eos.end()) {
+      result.stop = GenerateResult::Stop::kEos;
+      break;
+    }
+    result.tokens.push_back(token);
+    if (on_token && !on_token(token)) {
+      result.stop = GenerateResult::Stop::kCallback;
+      break;
+    }
+    // The last token wanted need not be run.
+    if (static_cast<int64_t>(result.tokens.size()) == options.max_tokens) break;
+    if (sequence.length() == sequence.capacity()) {
+      result.stop = GenerateResult::Stop::kCapacity;
+      break;
+    }
+    logits = engine.Forward(sequence, {&token, 1}, Engine::Logits::kLast);
+  }
+  result.decode_seconds = SecondsSince(start);
+  return result;
+}
+
+}  // namespace flatquant
