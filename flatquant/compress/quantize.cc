@@ -16,12 +16,12 @@
 #include "flatquant/base/progress.h"
 #include "flatquant/base/thread_pool.h"
 #include "flatquant/compress/block_weights.h"
+#include "flatquant/compress/equivalence.h"
 #include "flatquant/compress/fold.h"
 #include "flatquant/compress/import_pth.h"
 #include "flatquant/compress/methods/method.h"
 #include "flatquant/compress/ops/memory.h"
 #include "flatquant/compress/residual_stream.h"
-#include "flatquant/compress/self_test.h"
 #include "flatquant/compress/tensor_bridge.h"
 #include "flatquant/data/lazy_tokenizer.h"
 

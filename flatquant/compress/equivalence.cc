@@ -1,4 +1,4 @@
-#include "flatquant/compress/self_test.h"
+#include "flatquant/compress/equivalence.h"
 
 #include <ATen/ATen.h>
 
