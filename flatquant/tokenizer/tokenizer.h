@@ -24,7 +24,10 @@ class Tokenizer {
   virtual ~Tokenizer() = default;
 
   // add_special: also add what the model's post-processor adds (usually BOS in
-  // front). Special tokens spelled out in the text are recognised in any case.
+  // front). Special tokens spelled out in the text are recognised; in formats
+  // that do not list them beside the vocabulary (rank files, vocab.json +
+  // merges.txt) only with add_special, since their reference implementations
+  // take text as mere text.
   // Invalid UTF-8 is handled as U+FFFD, as Hugging Face tokenizers do.
   virtual std::vector<int32_t> Encode(std::string_view text, bool add_special) const = 0;
 
@@ -34,6 +37,12 @@ class Tokenizer {
   virtual int32_t vocab_size() const = 0;
   virtual std::optional<int32_t> bos() const = 0;
   virtual std::optional<int32_t> eos() const = 0;
+
+  // Every id that ends a generated text: eos() and what generation_config.json
+  // lists besides (chat models end their turn with another token).
+  virtual std::vector<int32_t> stop_tokens() const {
+    return eos() ? std::vector<int32_t>{*eos()} : std::vector<int32_t>();
+  }
 };
 
 // Turns ids that arrive one by one into text, holding back bytes until they

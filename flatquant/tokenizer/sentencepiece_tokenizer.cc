@@ -1,0 +1,125 @@
+#include <sentencepiece_processor.h>
+
+#include <algorithm>
+
+#include "flatquant/base/error.h"
+#include "flatquant/tokenizer/formats.h"
+#include "flatquant/tokenizer/pipeline_tokenizer.h"
+#include "flatquant/tokenizer/sentencepiece_proto.h"
+
+namespace flatquant::tokenizer {
+namespace {
+
+// libsentencepiece between added tokens. Control symbols (<s>, </s>), which the
+// library never finds in text, are recognised here; every stretch between two of
+// them is encoded as a text of its own, as Hugging Face's LlamaTokenizer does.
+class SentencePieceTokenizer : public Tokenizer {
+ public:
+  struct Parts {
+    std::unique_ptr<sentencepiece::SentencePieceProcessor> processor;
+    std::string where;
+    AddedTokens added;
+    Decoder decoder;
+    PostProcessor post_processor;
+    Vocabulary vocabulary;
+    SpecialIds specials;
+  };
+
+  explicit SentencePieceTokenizer(Parts parts) : parts_(std::move(parts)) {}
+
+  std::vector<int32_t> Encode(std::string_view text, bool add_special) const override {
+    std::string valid;
+    text = ValidText(text, &valid);
+    std::vector<int32_t> ids;
+    if (add_special) ids = parts_.post_processor.prefix;
+    for (const TextPart& raw : parts_.added.SplitRaw(text)) {
+      if (raw.id >= 0) {
+        ids.push_back(raw.id);
+        continue;
+      }
+      for (const TextPart& part : parts_.added.SplitNormalized(raw.text)) {
+        if (part.id >= 0) {
+          ids.push_back(part.id);
+        } else {
+          EncodePlain(part.text, &ids);
+        }
+      }
+    }
+    if (add_special) {
+      const std::vector<int32_t>& suffix = parts_.post_processor.suffix;
+      ids.insert(ids.end(), suffix.begin(), suffix.end());
+    }
+    return ids;
+  }
+
+  std::string Decode(std::span<const int32_t> ids, bool skip_special) const override {
+    return parts_.decoder.Apply(parts_.vocabulary.Spell(ids, skip_special));
+  }
+
+  int32_t vocab_size() const override { return parts_.vocabulary.size(); }
+  std::optional<int32_t> bos() const override { return parts_.specials.bos; }
+  std::optional<int32_t> eos() const override { return parts_.specials.eos; }
+  std::vector<int32_t> stop_tokens() const override { return parts_.specials.stops; }
+
+ private:
+  void EncodePlain(std::string_view text, std::vector<int32_t>* ids) const {
+    std::vector<int> pieces;
+    const auto status = parts_.processor->Encode(text, &pieces);
+    if (!status.ok()) {
+      throw Error("tokenizer.bad_model", parts_.where, status.ToString(),
+                  "download the tokenizer.model again");
+    }
+    ids->insert(ids->end(), pieces.begin(), pieces.end());
+  }
+
+  Parts parts_;
+};
+
+}  // namespace
+
+std::unique_ptr<Tokenizer> ReadSentencePiece(std::string_view bytes,
+                                             const std::filesystem::path& file,
+                                             const SpecialTokensConfig& config) {
+  SentencePieceTokenizer::Parts parts;
+  parts.where = file.string();
+  const SentencePieceSpec spec = InspectSentencePiece(bytes, parts.where);
+  parts.processor = std::make_unique<sentencepiece::SentencePieceProcessor>();
+  const auto status = parts.processor->LoadFromSerializedProto(bytes);
+  if (!status.ok()) {
+    throw Error("tokenizer.bad_model", parts.where, status.ToString(),
+                "download the tokenizer.model again");
+  }
+
+  const sentencepiece::SentencePieceProcessor& processor = *parts.processor;
+  TokenMap vocab;
+  std::vector<AddedToken> added = config.AddedTokensDecoder();
+  for (int id = 0; id < processor.GetPieceSize(); ++id) {
+    const std::string& piece = processor.IdToPiece(id);
+    vocab.emplace(piece, id);
+    const bool listed = std::any_of(added.begin(), added.end(),
+                                    [&](const AddedToken& token) { return token.id == id; });
+    if (!listed && (processor.IsControl(id) || processor.IsUnknown(id))) {
+      AddedToken token;
+      token.id = id;
+      token.content = piece;
+      token.special = true;
+      added.push_back(std::move(token));
+    }
+  }
+  parts.added = AddedTokens(std::move(added), vocab, nullptr, parts.where);
+  parts.decoder = Decoder::SentencePiece(spec.add_dummy_prefix);
+  parts.vocabulary = Vocabulary(vocab, parts.added.tokens());
+  PostProcessor begin;
+  if (processor.bos_id() >= 0) begin.prefix = {processor.bos_id()};
+  const auto find = [&](std::string_view spelling) { return parts.added.Find(spelling, vocab); };
+  const auto known = [&](int32_t id) { return parts.vocabulary.Has(id); };
+  parts.specials = config.Resolve(find, known, begin);
+  if (!parts.specials.eos && processor.eos_id() >= 0) {
+    parts.specials.eos = processor.eos_id();
+    parts.specials.stops.insert(parts.specials.stops.begin(), processor.eos_id());
+  }
+  parts.post_processor = config.Wrap(parts.specials, true, false);
+  return std::make_unique<SentencePieceTokenizer>(std::move(parts));
+}
+
+}  // namespace flatquant::tokenizer
