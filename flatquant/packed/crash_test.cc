@@ -104,7 +104,7 @@ TEST_F(Crash, FileSizeLimitLeavesTheOldModelOrNone) {
 TEST_F(Crash, FullDiskLeavesTheOldModel) {
   const PackedModel old = Model(1);
   const PackedModel next = Model(2);
-  // A small file system, room for one model (about 75 kB) but not for two, in a
+  // A small file system, room for one model (about 80 kB) but not for two, in a
   // mount name space of the child's own, which ends with it.
   const int outcome = InChild([&]() -> int {
     if (unshare(CLONE_NEWNS) != 0 ||
