@@ -56,7 +56,7 @@ void Run(const EvalArguments& arguments) {
 
 Work SetUpEval(CLI::App& command) {
   auto arguments = std::make_shared<EvalArguments>();
-  command.add_option("DIR", arguments->directory, "Model directory, packed or plain")->required();
+  AddModelDirectory(command, "DIR", "Model directory, packed or plain", &arguments->directory);
   command.add_option("--ppl", arguments->specs, "Perplexity of these data, see below")
       ->required()
       ->type_name("SPEC[,SPEC]")
@@ -64,10 +64,11 @@ Work SetUpEval(CLI::App& command) {
   command
       .add_option("--seqlen", arguments->seqlen,
                   "Tokens of a window [2048, or the model's context where that is smaller]")
-      ->check(CLI::Range(int64_t{2}, int64_t{1} << 24));
+      ->type_name("N")
+      ->check(Bounds(int64_t{2}, int64_t{1} << 24));
   command.add_option("--limit", arguments->limit, "Only the first N windows of each [all]")
       ->type_name("N")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
+      ->check(Bounds(int64_t{1}, int64_t{1} << 40));
   AddThreads(command, &arguments->engine.threads);
   AddPrecision(command, &arguments->engine.precision);
   AddJson(command, &arguments->json);

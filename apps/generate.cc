@@ -126,31 +126,36 @@ void Run(const GenerateArguments& arguments) {
 Work SetUpGenerate(CLI::App& command) {
   auto arguments = std::make_shared<GenerateArguments>();
   GenerateArguments& a = *arguments;
-  command.add_option("DIR", a.directory, "Model directory, packed or plain")->required();
-  auto* input = command.add_option_group("prompt", "One of");
-  input->add_option("-p,--prompt", a.prompt, "The text to continue")->type_name("TEXT");
-  input->add_option("-f,--file", a.prompt_file, "Read the text to continue from a file")
-      ->type_name("FILE");
-  input->require_option(1);
+  AddModelDirectory(command, "DIR", "Model directory, packed or plain", &a.directory);
+  command.add_option("-p,--prompt", a.prompt, "The text to continue")->type_name("TEXT");
+  command.add_option("-f,--file", a.prompt_file, "Read the text to continue from a file")
+      ->type_name("FILE")
+      ->excludes("--prompt");
   command
       .add_option("-n,--n-predict", a.tokens, "Tokens to generate; -1: until the context is full")
-      ->check(CLI::Range(int64_t{-1}, int64_t{1} << 40))
+      ->check(Bounds(int64_t{-1}, int64_t{1} << 40))
+      ->type_name("N")
       ->capture_default_str();
   command.add_option("-c,--ctx-size", a.context, "Context in tokens; 0: the model's")
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 40))
+      ->check(Bounds(int64_t{0}, int64_t{1} << 40))
+      ->type_name("N")
       ->capture_default_str();
   command.add_option("--temp", a.sampler.temperature, "Temperature; 0 always takes the likeliest")
-      ->check(CLI::Range(0.0f, 100.0f))
+      ->check(Bounds(0.0f, 100.0f))
+      ->type_name("T")
       ->capture_default_str();
   command.add_option("--top-k", a.sampler.top_k, "Only the K likeliest tokens; 0: all")
-      ->check(CLI::Range(0, 1 << 30))
+      ->check(Bounds(0, 1 << 30))
+      ->type_name("K")
       ->capture_default_str();
   command
       .add_option("--top-p", a.sampler.top_p,
                   "Only the likeliest tokens that have probability P together; 1: all")
-      ->check(CLI::Range(0.0f, 1.0f))
+      ->check(Bounds(0.0f, 1.0f))
+      ->type_name("P")
       ->capture_default_str();
   command.add_option("-s,--seed", a.sampler.seed, "The same seed gives the same text")
+      ->type_name("N")
       ->capture_default_str();
   command.add_flag("--ignore-eos", a.ignore_eos, "Do not stop at the end-of-text token");
   command.add_flag("--no-display-prompt", a.no_display_prompt, "Print only what is generated");
@@ -164,6 +169,11 @@ Work SetUpGenerate(CLI::App& command) {
       "  flatquant generate demo-4bit -p \"The history of the city\" -n 96\n"
       "  flatquant generate demo-4bit -p \"Once\" --temp 0\n"
       "  flatquant generate models/demo-7m -f prompt.txt -n -1 --seed 7 --json out.json");
+  command.callback([&command] {
+    if (command.count("--prompt") + command.count("--file") == 0) {
+      throw CLI::RequiredError("--prompt or --file");
+    }
+  });
   return [arguments] { Run(*arguments); };
 }
 

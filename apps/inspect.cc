@@ -144,8 +144,10 @@ void Run(const InspectArguments& arguments) {
 
 Work SetUpInspect(CLI::App& command) {
   auto arguments = std::make_shared<InspectArguments>();
-  command.add_option("PATH", arguments->path,
-                     "Model directory (packed or plain), .safetensors or .pth file");
+  command
+      .add_option("PATH", arguments->path,
+                  "Model directory (packed or plain), .safetensors or .pth file")
+      ->type_name("");
   command.add_flag("--all", arguments->all, "List every tensor, not one line for all blocks");
   command.add_flag("--check", arguments->check,
                    "Also read every quantized weight of a packed model");

@@ -57,7 +57,7 @@ int Main(int argc, char** argv) {
   app.set_version_flag("--version", "flatquant " FLATQUANT_VERSION);
   app.require_subcommand(1);
   app.footer(kExamples);
-  app.option_defaults()->always_capture_default(false);
+  app.get_formatter()->column_width(32);
   std::vector<std::pair<CLI::App*, Work>> commands;
   for (const Entry& entry : kEntries) {
     CLI::App* command = app.add_subcommand(entry.name, entry.description);

@@ -7,9 +7,15 @@
 
 namespace flatquant {
 
+void AddModelDirectory(CLI::App& command, const char* name, const char* help,
+                       std::string* directory) {
+  command.add_option(name, *directory, help)->required()->type_name("");
+}
+
 void AddThreads(CLI::App& command, int* threads) {
   command.add_option("-t,--threads", *threads, "Threads; 0 takes every core that may be used")
-      ->check(CLI::Range(0, 1024))
+      ->check(Bounds(0, 1024))
+      ->type_name("N")
       ->capture_default_str();
 }
 
@@ -18,7 +24,7 @@ void AddJson(CLI::App& command, std::string* destination) {
       .add_option_function<std::string>(
           "--json",
           [destination](const std::string& value) { *destination = value.empty() ? "-" : value; },
-          "Also write the results as JSON to FILE; - (or no FILE) is stdout, alone")
+          "Results as JSON into FILE; - (or no FILE): on stdout, alone")
       ->expected(0, 1)
       ->type_name("FILE");
 }
@@ -29,8 +35,8 @@ void AddPrecision(CLI::App& command, Precision* precision) {
   command
       .add_option_function<std::string>(
           "--precision", [precision](const std::string& name) { *precision = kNames.at(name); },
-          "Arithmetic of linears that are not quantized: f32, or bf16 with f32 sums [f32]")
-      ->check(CLI::IsMember(kNames))
+          "Arithmetic of linears that are not quantized; bf16 sums in f32 [f32]")
+      ->check(OneOf(kNames))
       ->type_name("f32|bf16");
 }
 

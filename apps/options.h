@@ -1,6 +1,7 @@
 #pragma once
 
 #include <CLI/App.hpp>
+#include <CLI/Validators.hpp>
 #include <filesystem>
 #include <string>
 
@@ -20,6 +21,21 @@ void AddJson(CLI::App& command, std::string* destination);
 
 // --precision f32|bf16 of full-precision linears.
 void AddPrecision(CLI::App& command, Precision* precision);
+
+// A check of a number's bounds, and of membership in a list of names, that leave
+// the help text alone (the bounds are named when they are missed).
+template <typename T>
+CLI::Validator Bounds(T low, T high) {
+  return CLI::Range(low, high).description("");
+}
+template <typename Names>
+CLI::Validator OneOf(const Names& names) {
+  return CLI::IsMember(names).description("");
+}
+
+// A model directory, the command's positional argument.
+void AddModelDirectory(CLI::App& command, const char* name, const char* help,
+                       std::string* directory);
 
 // Turns a parser that throws Error into a check of an option's text, so that a
 // malformed value is a usage error. Parse: void(const std::string&).

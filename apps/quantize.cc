@@ -123,31 +123,38 @@ void AddCalibrationOptions(CLI::App& command, QuantizeArguments& a) {
       ->check(CheckedBy(DataSpec::Parse))
       ->group(kGroup);
   command.add_option("--nsamples", o.nsamples, "Windows of text")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 24))
+      ->type_name("N")
+      ->check(Bounds(int64_t{1}, int64_t{1} << 24))
       ->capture_default_str()
       ->group(kGroup);
   command
       .add_option("--seqlen", a.seqlen,
                   "Tokens of a window [2048, or the model's context where that is smaller]")
-      ->check(CLI::Range(int64_t{2}, int64_t{1} << 24))
+      ->type_name("N")
+      ->check(Bounds(int64_t{2}, int64_t{1} << 24))
       ->group(kGroup);
   command.add_option("--epochs", o.epochs, "Passes over the windows, per block")
-      ->check(CLI::Range(0, 1 << 20))
+      ->type_name("N")
+      ->check(Bounds(0, 1 << 20))
       ->capture_default_str()
       ->group(kGroup);
   command.add_option("--batch", o.batch, "Windows per step")
-      ->check(CLI::Range(1, 1 << 20))
+      ->type_name("N")
+      ->check(Bounds(1, 1 << 20))
       ->capture_default_str()
       ->group(kGroup);
   command.add_option("--lr", o.lr, "Learning rate of transforms and diagonals")
-      ->check(CLI::PositiveNumber)
+      ->type_name("X")
+      ->check(CLI::Validator(CLI::PositiveNumber).description(""))
       ->capture_default_str()
       ->group(kGroup);
   command.add_option("--clip-lr", o.clip_lr, "Learning rate of clips")
-      ->check(CLI::PositiveNumber)
+      ->type_name("X")
+      ->check(CLI::Validator(CLI::PositiveNumber).description(""))
       ->capture_default_str()
       ->group(kGroup);
   command.add_option("--seed", o.seed, "Of the windows and the initial transforms")
+      ->type_name("N")
       ->capture_default_str()
       ->group(kGroup);
   static const std::map<std::string, QuantizeOptions::Amp> kAmp = {
@@ -158,10 +165,11 @@ void AddCalibrationOptions(CLI::App& command, QuantizeArguments& a) {
       .add_option_function<std::string>(
           "--amp", [&o](const std::string& name) { o.amp = kAmp.at(name); },
           "Matrix products in training; auto: bf16 where the processor has it [auto]")
-      ->check(CLI::IsMember(kAmp))
+      ->check(OneOf(kAmp))
       ->type_name("auto|bf16|f32")
       ->group(kGroup);
   command.add_option("--device", o.device, "Where to train: cpu, or cuda where LibTorch has it")
+      ->type_name("NAME")
       ->capture_default_str()
       ->group(kGroup);
   command
@@ -179,16 +187,18 @@ void AddCalibrationOptions(CLI::App& command, QuantizeArguments& a) {
 Work SetUpQuantize(CLI::App& command) {
   auto arguments = std::make_shared<QuantizeArguments>();
   QuantizeArguments& a = *arguments;
-  command.add_option("MODEL_DIR", a.directory, "Hugging Face model directory")->required();
+  AddModelDirectory(command, "MODEL_DIR", "Hugging Face model directory", &a.directory);
   command.add_option("-o,--out", a.out, "Where to write; a packed model there is replaced")
       ->required()
       ->type_name("OUT_DIR");
   command.add_option("--method", a.options.method, "How transforms and clips are chosen")
-      ->check(CLI::IsMember(MethodNames()))
+      ->type_name(fmt::format("{}", fmt::join(MethodNames(), "|")))
+      ->check(OneOf(MethodNames()))
       ->capture_default_str();
   command
       .add_option("--scheme", a.scheme,
                   "Bits of weights, activations, KV cache: w4a4kv4, w4a16, w8a8, w4a8k8v4")
+      ->type_name("SCHEME")
       ->check(CheckedBy(Scheme::Parse))
       ->capture_default_str();
   command
@@ -196,7 +206,8 @@ Work SetUpQuantize(CLI::App& command) {
                   "Use these learned matrices (the original's flat_matrices.pth), do not train")
       ->type_name("FILE.pth");
   command.add_option("--blocks", a.options.blocks, "Quantize only the first N blocks; 0: all")
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 20))
+      ->type_name("N")
+      ->check(Bounds(int64_t{0}, int64_t{1} << 20))
       ->capture_default_str();
   AddCalibrationOptions(command, a);
   AddThreads(command, &a.options.threads);

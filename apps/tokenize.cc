@@ -1,5 +1,7 @@
 // flatquant tokenize: text to ids, and back.
 
+#include <fmt/format.h>
+
 #include <CLI/CLI.hpp>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -29,7 +31,7 @@ void Run(const TokenizeArguments& arguments) {
   const auto tokenizer = Tokenizer::Open(arguments.directory);
   if (arguments.jsonl.empty()) {
     const auto ids = tokenizer->Encode(arguments.prompt, !arguments.no_special);
-    report.Line("{}", nlohmann::json(ids).dump());
+    report.Line("[{}]", fmt::join(ids, ", "));
     return;
   }
   const std::string text = ReadTextFile(arguments.jsonl);
@@ -45,16 +47,14 @@ void Run(const TokenizeArguments& arguments) {
 
 Work SetUpTokenize(CLI::App& command) {
   auto arguments = std::make_shared<TokenizeArguments>();
-  command.add_option("DIR", arguments->directory, "Directory with the tokenizer's files")
-      ->required();
-  auto* input = command.add_option_group("input", "One of");
-  input->add_option("-p,--prompt", arguments->prompt, "Print the ids of this text as a JSON list")
+  AddModelDirectory(command, "DIR", "Directory with the tokenizer's files", &arguments->directory);
+  command.add_option("-p,--prompt", arguments->prompt, "Print this text's ids as a JSON list")
       ->type_name("TEXT");
-  input
-      ->add_option("--jsonl", arguments->jsonl,
-                   "Read lines {\"text\": ...}, print lines {\"ids\": [...], \"decoded\": ...}")
-      ->type_name("FILE");
-  input->require_option(1);
+  command
+      .add_option("--jsonl", arguments->jsonl,
+                  "Read lines {\"text\": ...}, print lines {\"ids\": [...], \"decoded\": ...}")
+      ->type_name("FILE")
+      ->excludes("--prompt");
   command.add_flag("--no-special", arguments->no_special,
                    "Add no special tokens (those spelled out in the text still count)");
   command.footer(
@@ -63,6 +63,11 @@ Work SetUpTokenize(CLI::App& command) {
       "Examples:\n"
       "  flatquant tokenize models/demo-7m -p \"Hello, world!\"\n"
       "  flatquant tokenize models/demo-7m --jsonl texts.jsonl.gz --no-special");
+  command.callback([&command] {
+    if (command.count("--prompt") + command.count("--jsonl") == 0) {
+      throw CLI::RequiredError("--prompt or --jsonl");
+    }
+  });
   return [arguments] { Run(*arguments); };
 }
 
