@@ -1,14 +1,12 @@
 #include "flatquant/checkpoint/pickle_machine.h"
 
-#include <array>
 #include <bit>
-#include <limits>
-#include <optional>
 #include <string_view>
 #include <unordered_map>
 #include <utility>
 
 #include "flatquant/base/error.h"
+#include "flatquant/checkpoint/pickle_allowed.h"
 #include "flatquant/checkpoint/strict_json.h"
 
 namespace flatquant {
@@ -16,68 +14,6 @@ namespace {
 
 constexpr std::string_view kHint = "use a file written by torch.save that holds only tensors";
 constexpr uint64_t kMaxNameBytes = 1024;  // of a dict's key, a module or a class
-
-// The instructions that may run, by their codes in Python's pickletools.
-enum Opcode : uint8_t {
-  kMark = '(',
-  kStop = '.',
-  kBinFloat = 'G',
-  kBinInt = 'J',
-  kBinInt1 = 'K',
-  kBinInt2 = 'M',
-  kNone = 'N',
-  kBinPersid = 'Q',
-  kReduce = 'R',
-  kBinUnicode = 'X',
-  kAppend = 'a',
-  kBuild = 'b',
-  kGlobal = 'c',
-  kAppends = 'e',
-  kBinGet = 'h',
-  kLongBinGet = 'j',
-  kEmptyList = ']',
-  kBinPut = 'q',
-  kLongBinPut = 'r',
-  kSetItem = 's',
-  kTuple = 't',
-  kEmptyTuple = ')',
-  kSetItems = 'u',
-  kEmptyDict = '}',
-  kProto = 0x80,
-  kTuple1 = 0x85,
-  kTuple2 = 0x86,
-  kTuple3 = 0x87,
-  kNewTrue = 0x88,
-  kNewFalse = 0x89,
-  kLong1 = 0x8a,
-  kShortBinUnicode = 0x8c,
-  kBinUnicode8 = 0x8d,
-  kStackGlobal = 0x93,
-  kMemoize = 0x94,
-  kFrame = 0x95,
-};
-
-struct AllowedGlobal {
-  std::string_view module;
-  std::string_view name;
-  PthValue::Global global;
-};
-
-constexpr std::array<AllowedGlobal, 13> kAllowedGlobals = {{
-    {"collections", "OrderedDict", {PthGlobal::kOrderedDict, DType::kU8}},
-    {"torch._utils", "_rebuild_tensor_v2", {PthGlobal::kRebuildTensor, DType::kU8}},
-    {"torch._utils", "_rebuild_parameter", {PthGlobal::kRebuildParameter, DType::kU8}},
-    {"torch", "FloatStorage", {PthGlobal::kStorageType, DType::kF32}},
-    {"torch", "DoubleStorage", {PthGlobal::kStorageType, DType::kF64}},
-    {"torch", "HalfStorage", {PthGlobal::kStorageType, DType::kF16}},
-    {"torch", "BFloat16Storage", {PthGlobal::kStorageType, DType::kBF16}},
-    {"torch", "LongStorage", {PthGlobal::kStorageType, DType::kI64}},
-    {"torch", "IntStorage", {PthGlobal::kStorageType, DType::kI32}},
-    {"torch", "ShortStorage", {PthGlobal::kStorageType, DType::kI16}},
-    {"torch", "CharStorage", {PthGlobal::kStorageType, DType::kI8}},
-    {"torch", "ByteStorage", {PthGlobal::kStorageType, DType::kU8}},
-    {"torch", "BoolStorage", {PthGlobal::kStorageType, DType::kBool}},
-}};
 
 std::string Hex(uint8_t byte) {
   constexpr std::string_view kDigits = "0123456789abcdef";
@@ -91,14 +27,14 @@ class Machine {
       : program_(program), where_(where), make_tensor_(make_tensor) {}
 
   PthTree Run() {
-    if (program_.empty() || Peek() != kProto) {
+    if (program_.empty() || Peek() != PickleOpcode::kProto) {
       throw Error("pth.bad_protocol", where_, "the pickle does not start with its protocol", kHint);
     }
     bool running = true;
     while (running) {
       at_ = next_;
-      const uint8_t opcode = Unsigned<uint8_t>();
-      running = opcode != kStop;
+      const auto opcode = static_cast<PickleOpcode>(Unsigned<uint8_t>());
+      running = opcode != PickleOpcode::kStop;
       if (running) Step(opcode);
     }
     tree_.root = Pop();
@@ -114,7 +50,8 @@ class Machine {
   }
   [[noreturn]] void Bad(const std::string& what) const { Fail("pth.bad_pickle", what); }
 
-  void Step(uint8_t opcode) {
+  void Step(PickleOpcode opcode) {
+    using enum PickleOpcode;
     switch (opcode) {
       case kProto:
         return Proto();
@@ -195,7 +132,8 @@ class Machine {
       case kBuild:
         return Build();
       default:
-        Fail("pth.forbidden_opcode", Hex(opcode) + " is not one that data need");
+        Fail("pth.forbidden_opcode",
+             "is " + Hex(static_cast<uint8_t>(opcode)) + ", which data do not need");
     }
   }
 
@@ -204,7 +142,7 @@ class Machine {
   [[noreturn]] void Truncated() const {
     Fail("pth.truncated_pickle", "runs past the end of the pickle");
   }
-  uint8_t Peek() const { return std::to_integer<uint8_t>(program_[next_]); }
+  PickleOpcode Peek() const { return static_cast<PickleOpcode>(program_[next_]); }
 
   std::string_view Take(uint64_t bytes) {
     if (bytes > program_.size() - next_) Truncated();

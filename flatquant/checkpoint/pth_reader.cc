@@ -88,7 +88,7 @@ class Archive {
     if (found == zip_.entries().end()) {
       throw Error("pth.missing_entry", where_, "the archive has no entry " + Quoted(name), kAgain);
     }
-    const ZipReader::Entry& entry = found->second;
+    const ZipEntry& entry = found->second;
     if (!entry.deflated) return {zip_.Read(name, entry, nullptr), file_};
     Spend(entry.bytes, "entry " + Quoted(name));
     auto memory = std::make_shared<std::vector<std::byte>>();
