@@ -1,0 +1,148 @@
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <vector>
+
+#include "flatquant/kernels/gemm_int/gemm_int.h"
+#include "flatquant/kernels/kernel_testing.h"
+
+namespace flatquant {
+namespace {
+
+using namespace kernel_testing;
+
+// Integers and their canonical bytes.
+struct IntMatrix {
+  int bits;
+  int64_t rows;
+  int64_t cols;
+  std::vector<int8_t> values;
+  std::vector<std::byte> bytes;
+
+  int8_t at(int64_t r, int64_t c) const { return values[static_cast<size_t>(r * cols + c)]; }
+};
+
+IntMatrix MakeMatrix(int bits, int64_t rows, int64_t cols, const auto& next) {
+  IntMatrix matrix{bits, rows, cols, {}, {}};
+  for (int64_t i = 0; i < rows * cols; ++i) matrix.values.push_back(static_cast<int8_t>(next()));
+  const int64_t row_bytes = bits <= 4 ? (cols + 1) / 2 : cols;
+  matrix.bytes.resize(static_cast<size_t>(rows * row_bytes));
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = 0; c < cols; ++c) {
+      const uint8_t value = static_cast<uint8_t>(matrix.at(r, c));
+      std::byte& byte = matrix.bytes[static_cast<size_t>(r * row_bytes + (bits <= 4 ? c / 2 : c))];
+      byte |= bits > 4 ? std::byte{value}
+                       : std::byte{static_cast<uint8_t>((value & 15) << 4 * (c % 2))};
+    }
+  }
+  return matrix;
+}
+
+struct Problem {
+  IntMatrix weight;
+  AlignedBuffer<float> scale, bias, act_scale;
+  AlignedBuffer<int8_t> act;
+  int64_t act_stride;
+  int64_t tokens;
+};
+
+Problem MakeProblem(IntMatrix weight, int64_t tokens, Rng& rng, const auto& next_act) {
+  Problem problem{std::move(weight), {}, {}, {}, {}, 0, tokens};
+  problem.scale = RandomFloats(rng, problem.weight.rows);
+  problem.bias = RandomFloats(rng, problem.weight.rows);
+  problem.act_scale = RandomFloats(rng, tokens);
+  problem.act_stride = GemmIntActStride(problem.weight.cols);
+  problem.act = AlignedBuffer<int8_t>(static_cast<size_t>(tokens * problem.act_stride));
+  for (int64_t m = 0; m < tokens; ++m) {
+    for (int64_t c = 0; c < problem.weight.cols; ++c) {
+      problem.act[static_cast<size_t>(m * problem.act_stride + c)] =
+          static_cast<int8_t>(next_act());
+    }
+  }
+  return problem;
+}
+
+// Against the formula in exact integers; the float epilogue has four roundings.
+void CheckAgainstFormula(const Problem& p, bool has_bias, const GemmIntKernel& kernel,
+                         ThreadPool& pool) {
+  const IntMatrix& w = p.weight;
+  GemmIntSource source{w.bits,
+                       w.rows,
+                       w.cols,
+                       w.bytes.data(),
+                       reinterpret_cast<const std::byte*>(p.scale.data()),
+                       has_bias ? reinterpret_cast<const std::byte*>(p.bias.data()) : nullptr};
+  const GemmIntWeights weights = PackGemmInt(source, pool, &kernel);
+  const int64_t y_stride = w.rows + 3;
+  AlignedBuffer<float> y(static_cast<size_t>(p.tokens * y_stride));
+  for (float& value : y) value = -77;
+  GemmInt({p.act.data(), p.act_stride, p.act_scale.data(), p.tokens, &weights, y.data(), y_stride},
+          pool);
+  Worst worst;
+  for (int64_t m = 0; m < p.tokens; ++m) {
+    for (int64_t r = 0; r < w.rows; ++r) {
+      int64_t sum = 0;
+      for (int64_t c = 0; c < w.cols; ++c) {
+        sum += int64_t{p.act[static_cast<size_t>(m * p.act_stride + c)]} * w.at(r, c);
+      }
+      const double product = static_cast<double>(sum) * p.act_scale[static_cast<size_t>(m)] *
+                             p.scale[static_cast<size_t>(r)];
+      const double bias = has_bias ? p.bias[static_cast<size_t>(r)] : 0.0;
+      worst.Compare(y[static_cast<size_t>(m * y_stride + r)], product + bias,
+                    4 * kEpsilon * (std::abs(product) + std::abs(bias)), m, r);
+    }
+    for (int64_t r = w.rows; r < y_stride; ++r) {
+      EXPECT_EQ(y[static_cast<size_t>(m * y_stride + r)], -77) << "written past the rows";
+    }
+  }
+  worst.Check();
+}
+
+TEST(GemmIntTest, AgreesWithTheFormulaOnOddShapes) {
+  ThreadPool pool(2);
+  ForEachKernel<GemmIntKernel>([&](const GemmIntKernel& kernel) {
+    ForEachSeed(120, [&](Rng& rng) {
+      const int bits = 2 + static_cast<int>(rng.Below(7));
+      const int64_t range = int64_t{1} << bits;
+      const auto weight = [&] { return static_cast<int64_t>(rng.Below(range)) - range / 2; };
+      const int act_bits = 2 + static_cast<int>(rng.Below(7));
+      const int64_t act_range = int64_t{1} << act_bits;
+      const auto act = [&] { return static_cast<int64_t>(rng.Below(act_range)) - act_range / 2; };
+      IntMatrix matrix = MakeMatrix(bits, RandomSize(rng, 150), RandomSize(rng, 300), weight);
+      const Problem problem = MakeProblem(std::move(matrix), RandomSize(rng, 40), rng, act);
+      CheckAgainstFormula(problem, rng.Below(2) == 0, kernel, pool);
+    });
+  });
+}
+
+// The corners of the range add up to the largest sums; int16 steps or saturation
+// anywhere would show.
+TEST(GemmIntTest, LargestSumsAreExact) {
+  ThreadPool pool(1);
+  ForEachKernel<GemmIntKernel>([&](const GemmIntKernel& kernel) {
+    for (int bits : {4, 8}) {
+      for (int sign : {-1, 1}) {
+        Rng rng(1);
+        const int corner = sign < 0 ? -(1 << (bits - 1)) : (1 << (bits - 1)) - 1;
+        IntMatrix matrix = MakeMatrix(bits, 2, kGemmIntMaxCols, [&] { return corner; });
+        const Problem problem = MakeProblem(std::move(matrix), 2, rng, [] { return -128; });
+        CheckAgainstFormula(problem, false, kernel, pool);
+      }
+    }
+  });
+}
+
+TEST(GemmIntTest, SeveralTokenSlices) {
+  ThreadPool pool(2);
+  ForEachKernel<GemmIntKernel>([&](const GemmIntKernel& kernel) {
+    Rng rng(5);
+    IntMatrix matrix =
+        MakeMatrix(4, 70, 72, [&] { return static_cast<int64_t>(rng.Below(16)) - 8; });
+    const Problem problem = MakeProblem(std::move(matrix), 600, rng,
+                                        [&] { return static_cast<int64_t>(rng.Below(16)) - 8; });
+    CheckAgainstFormula(problem, true, kernel, pool);
+  });
+}
+
+}  // namespace
+}  // namespace flatquant

@@ -1,0 +1,49 @@
+#include <gtest/gtest.h>
+
+#include "flatquant/kernels/kernel_testing.h"
+#include "flatquant/kernels/rms_norm/rms_norm.h"
+
+namespace flatquant {
+namespace {
+
+using namespace kernel_testing;
+
+TEST(RmsNormTest, AgreesWithTheFormula) {
+  ThreadPool pool(2);
+  ForEachSeed(60, [&](Rng& rng) {
+    const int64_t rows = RandomSize(rng, 50), cols = RandomSize(rng, 300);
+    AlignedBuffer<float> x = RandomFloats(rng, rows * cols, 3.0);
+    const AlignedBuffer<float> weight = RandomFloats(rng, cols);
+    AlignedBuffer<float> y(x.size());
+    const float eps = 1e-3f;
+    RmsNorm({x.data(), weight.data(), eps, rows, cols, y.data()}, pool);
+    Worst worst;
+    for (int64_t r = 0; r < rows; ++r) {
+      double squares = 0;
+      for (int64_t c = 0; c < cols; ++c)
+        squares += std::pow(x[static_cast<size_t>(r * cols + c)], 2);
+      const double scale = 1 / std::sqrt(squares / static_cast<double>(cols) + eps);
+      for (int64_t c = 0; c < cols; ++c) {
+        const size_t i = static_cast<size_t>(r * cols + c);
+        const double expected = x[i] * scale * weight[static_cast<size_t>(c)];
+        // Half the relative error of the sum of squares, and six single operations.
+        worst.Compare(y[i], expected,
+                      kEpsilon * (static_cast<double>(cols) / 2 + 6) * std::abs(expected), r, c);
+      }
+    }
+    worst.Check();
+    RmsNorm({x.data(), weight.data(), eps, rows, cols, x.data()}, pool);
+    for (size_t i = 0; i < x.size(); ++i) ASSERT_EQ(x[i], y[i]) << "in place";
+  });
+}
+
+TEST(RmsNormTest, ZerosStayZeros) {
+  ThreadPool pool(1);
+  const float weight[3] = {1, 2, 3};
+  float x[3] = {0, 0, 0};
+  RmsNorm({x, weight, 1e-6f, 1, 3, x}, pool);
+  for (float value : x) EXPECT_EQ(value, 0);
+}
+
+}  // namespace
+}  // namespace flatquant

@@ -1,0 +1,63 @@
+#include <gtest/gtest.h>
+
+#include "flatquant/kernels/kernel_testing.h"
+#include "flatquant/kernels/swiglu/swiglu.h"
+#include "flatquant/kernels/vector_exp.h"
+
+namespace flatquant {
+namespace {
+
+using namespace kernel_testing;
+
+TEST(SwigluTest, AgreesWithTheFormula) {
+  ThreadPool pool(2);
+  ForEachSeed(60, [&](Rng& rng) {
+    const int64_t rows = RandomSize(rng, 50), cols = RandomSize(rng, 300);
+    const double deviation = rng.Below(2) == 0 ? 1.0 : 60.0;
+    AlignedBuffer<float> gate = RandomFloats(rng, rows * cols, deviation);
+    const AlignedBuffer<float> up = RandomFloats(rng, rows * cols);
+    AlignedBuffer<float> y(gate.size());
+    Swiglu({gate.data(), up.data(), rows, cols, y.data()}, pool);
+    Worst worst;
+    for (size_t i = 0; i < y.size(); ++i) {
+      const double g = gate[i];
+      const double expected = g / (1 + std::exp(-g)) * up[i];
+      // The exponential's 2^-22 and three operations. Below -87 silu is less than
+      // 87 e^-87, which floats near 0 need not resolve.
+      worst.Compare(y[i], expected, (0x1p-22 + 4 * kEpsilon) * std::abs(expected) + 1e-34,
+                    static_cast<int64_t>(i), 0);
+    }
+    worst.Check();
+    Swiglu({gate.data(), up.data(), rows, cols, gate.data()}, pool);
+    for (size_t i = 0; i < y.size(); ++i) ASSERT_EQ(gate[i], y[i]) << "in place";
+  });
+}
+
+TEST(SwigluTest, ExtremesStayFinite) {
+  ThreadPool pool(1);
+  const float gate[4] = {-1e30f, 1e30f, -90.0f, 0.0f};
+  const float up[4] = {1, 1, 1, 1};
+  float y[4];
+  Swiglu({gate, up, 1, 4, y}, pool);
+  EXPECT_EQ(std::abs(y[0]), 0.0f);
+  EXPECT_EQ(y[1], 1e30f);
+  EXPECT_NEAR(y[2], 0.0f, 1e-30);
+  EXPECT_EQ(y[3], 0.0f);
+}
+
+TEST(VectorExpTest, IsAccurateEverywhere) {
+  double worst = 0;
+  for (double x = -87.0; x < 88.7; x += 1.0 / 1024) {
+    const float input = static_cast<float>(x);
+    const double expected = std::exp(static_cast<double>(input));
+    worst = std::max(worst, std::abs(VectorExp(input) - expected) / expected);
+  }
+  EXPECT_LT(worst, 0x1p-22);
+  EXPECT_EQ(VectorExp(0.0f), 1.0f);
+  EXPECT_EQ(VectorExp(-87.5f), 0.0f);
+  EXPECT_EQ(VectorExp(-INFINITY), 0.0f);
+  EXPECT_EQ(VectorExp(100.0f), INFINITY);
+}
+
+}  // namespace
+}  // namespace flatquant
