@@ -23,10 +23,8 @@ Grid ChooseGrid(const float* x, int64_t n, float clip_max, float clip_min, float
     lo = std::min(lo, x[i]);
     hi = std::max(hi, x[i]);
   }
-  // The products are rounded to float, as the formula's are elsewhere; written in
-  // float they could melt into the difference below (FMA).
-  lo = static_cast<float>(static_cast<double>(clip_min) * lo);
-  hi = static_cast<float>(static_cast<double>(clip_max) * hi);
+  lo *= clip_min;
+  hi *= clip_max;
   const float scale = (hi - lo) / top;
   if (!(scale > 0)) return {1.0f, 0.0f};  // zeros, or too small to tell from them
   return {scale, std::nearbyint(-lo / scale)};

@@ -59,12 +59,8 @@ TEST(QuantizeKvTest, CodesFollowTheFormulaExactly) {
     for (int64_t t = 0; t < tokens; ++t) {
       for (int64_t h = 0; h < heads; ++h) {
         const float* v = x.data() + (t * heads + h) * head_dim;
-        // Products through double, so that the compiler cannot fuse them with the
-        // difference.
-        const double min = std::min(0.0f, *std::min_element(v, v + head_dim));
-        const double max = std::max(0.0f, *std::max_element(v, v + head_dim));
-        const float lo = static_cast<float>(clip_min * min);
-        const float hi = static_cast<float>(clip_max * max);
+        const float lo = clip_min * std::min(0.0f, *std::min_element(v, v + head_dim));
+        const float hi = clip_max * std::max(0.0f, *std::max_element(v, v + head_dim));
         const float scale = hi == lo ? 1.0f : (hi - lo) / top;
         const float zero = hi == lo ? 0.0f : std::nearbyint(-lo / scale);
         const size_t vector = static_cast<size_t>(h * plane.view.capacity + first + t);
