@@ -13,7 +13,7 @@ namespace flatquant {
 struct GenerateOptions {
   int64_t max_tokens = 64;  // new tokens at most
   bool stop_at_eos = true;  // the ids in the model's configuration
-  SamplerOptions sampler;
+  SamplerOptions sampler = {};
 };
 
 struct GenerateResult {
