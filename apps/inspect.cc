@@ -39,7 +39,8 @@ struct InspectArguments {
 
 // What is found at a path, for people and for machines.
 struct Findings {
-  std::string kind;
+  std::string kind;   // "packed", "plain", "safetensors" or "pth"
+  std::string title;  // the same in words
   std::vector<std::string> lines;
   Json json = Json::object();
   TensorMap tensors;
@@ -49,6 +50,7 @@ struct Findings {
 Findings InspectPacked(const fs::path& path, bool check) {
   Findings found;
   found.kind = "packed";
+  found.title = "packed model";
   const PackedModel model = ReadPackedModel(path);
   if (check) CheckCodes(model, path.string());
   found.lines = ConfigLines(model.config);
@@ -71,11 +73,13 @@ Findings InspectCheckpoint(const fs::path& path) {
   found.files = checkpoint.files().size();
   if (fs::is_directory(path)) {
     found.kind = "plain";
+    found.title = "plain model";
     const ModelConfig config = ModelConfig::Open(path);
     found.lines = ConfigLines(config);
     found.json["config"] = ConfigJson(config);
   } else {
     found.kind = "safetensors";
+    found.title = "safetensors file";
   }
   for (const auto& [key, value] : checkpoint.metadata()) {
     found.lines.push_back(fmt::format("metadata {}: {}", Printable(key), Printable(value)));
@@ -87,6 +91,7 @@ Findings InspectCheckpoint(const fs::path& path) {
 Findings InspectPth(const fs::path& path) {
   Findings found;
   found.kind = "pth";
+  found.title = "PyTorch file";
   found.tensors = PthFile::Open(path).Tensors();
   return found;
 }
@@ -108,8 +113,8 @@ Findings InspectPath(const fs::path& path, bool check) {
 }
 
 void Print(const Report& report, const Findings& found, const InspectArguments& arguments) {
-  report.Line("{}: {} model data, {} tensors in {} file{}, {}", Printable(arguments.path),
-              found.kind, found.tensors.size(), found.files, found.files == 1 ? "" : "s",
+  report.Line("{}: {}, {} tensors in {} file{}, {}", Printable(arguments.path), found.title,
+              found.tensors.size(), found.files, found.files == 1 ? "" : "s",
               FormatBytes(TotalBytes(found.tensors)));
   for (const std::string& line : found.lines) report.Line("{}", line);
   report.Line("tensors  ({} elements in all{})", TotalElements(found.tensors),

@@ -1,5 +1,6 @@
 // Runs the real binary on the embedded model: what it prints where, how it fails,
-// with which exit status.
+// with which exit status. Every start costs the loading of LibTorch, so that what
+// a room's own tests can check is left to them.
 
 #include <fcntl.h>
 #include <gmock/gmock.h>
@@ -24,7 +25,6 @@ using nlohmann::json;
 using ::testing::AllOf;
 using ::testing::EndsWith;
 using ::testing::HasSubstr;
-using ::testing::Not;
 using testing::ScratchFolder;
 using testing::SourcePath;
 using ::testing::StartsWith;
@@ -77,7 +77,7 @@ TEST(Cli, VersionAndHelp) {
   for (const char* command : {"quantize", "eval", "generate", "tokenize", "inspect"}) {
     EXPECT_THAT(help.out, HasSubstr(std::string("\n  ") + command));
   }
-  for (const char* command : {"eval", "generate", "tokenize", "inspect"}) {
+  for (const char* command : {"eval", "generate"}) {
     const Outcome one = Flatquant({command, "--help"});
     EXPECT_EQ(one.status, 0);
     EXPECT_EQ(one.err, "");
@@ -90,18 +90,12 @@ TEST(Cli, UsageErrorsExitWithTwo) {
   const std::vector<std::vector<std::string>> kBad = {
       {},
       {"frobnicate"},
-      {"eval"},
       {"eval", kDemo},
-      {"eval", kDemo, "--ppl", "nothing.txt"},
       {"eval", kDemo, "--ppl", "html:x"},
       {"eval", kDemo, "--ppl", kEvalSpec, "--limit", "0"},
-      {"eval", kDemo, "--ppl", kEvalSpec, "--seqlen", "1"},
       {"eval", kDemo, "--ppl", kEvalSpec, "--precision", "f64"},
       {"eval", kDemo, "--ppl", kEvalSpec, "--no-such-option"},
       {"generate", kDemo},
-      {"generate", kDemo, "-p", "a", "-f", "b"},
-      {"generate", kDemo, "-p", "a", "--temp", "-1"},
-      {"tokenize", kDemo},
       {"tokenize", kDemo, "-p", "a", "--jsonl", "b"},
       {"inspect"},
   };
@@ -118,8 +112,6 @@ TEST(Cli, FailuresExitWithOne) {
     std::string name;
   } kBad[] = {
       {{"eval", "/no/such/model", "--ppl", kEvalSpec}, "[model.no_directory]"},
-      {{"generate", "/no/such/model", "-p", "a"}, "[model.no_directory]"},
-      {{"tokenize", "/no/such/model", "-p", "a"}, "[model.no_directory]"},
       {{"inspect", "/no/such\nmodel"}, "[inspect.no_such_path]"},
       {{"inspect", kDemo + "/selfgen-eval.jsonl"}, "[inspect.unknown_kind]"},
       {{"eval", kDemo, "--ppl", "text:/no/such/file"}, "[file.open]"},
@@ -149,7 +141,6 @@ TEST(Cli, TokenizeText) {
             "[339, 3529, 4036, 1397, 4080]\n");
   EXPECT_EQ(Flatquant({"tokenize", kDemo, "-p", "Hello, world!"}).out,
             "[1, 339, 3529, 4036, 1397, 4080]\n");
-  EXPECT_EQ(Flatquant({"tokenize", kDemo, "-p", "", "--no-special"}).out, "[]\n");
 }
 
 TEST(Cli, TokenizeJsonLines) {
@@ -168,10 +159,9 @@ TEST(Cli, TokenizeJsonLines) {
 TEST(Cli, InspectAPlainModel) {
   const Outcome outcome = Flatquant({"inspect", kDemo});
   EXPECT_EQ(outcome.status, 0);
-  EXPECT_THAT(outcome.out, AllOf(HasSubstr("plain model data"), HasSubstr("llama: 8 blocks"),
-                                 HasSubstr("model.layers.{0-7}.mlp.up_proj.weight")));
-  const Outcome all = Flatquant({"inspect", kDemo, "--all"});
-  EXPECT_THAT(all.out, HasSubstr("  model.layers.7.mlp.up_proj.weight "));
+  EXPECT_THAT(outcome.out,
+              AllOf(HasSubstr(": plain model, 74 tensors in 1 file"), HasSubstr("llama: 8 blocks"),
+                    HasSubstr("model.layers.{0-7}.mlp.up_proj.weight")));
   // An option's value may be left out at the end.
   const json machine = json::parse(Flatquant({"inspect", kDemo, "--json"}).out);
   EXPECT_EQ(machine.at("config").at("layers"), 8);
@@ -195,7 +185,7 @@ TEST(Cli, InspectAPthFile) {
   const Outcome outcome = Flatquant(
       {"inspect", testing::SharedPath("golden/wikillama-43m/flat_matrices.pth").string()});
   EXPECT_EQ(outcome.status, 0) << outcome.err;
-  EXPECT_THAT(outcome.out, AllOf(HasSubstr("pth model data"), HasSubstr("{0-11}")));
+  EXPECT_THAT(outcome.out, AllOf(HasSubstr(": PyTorch file, "), HasSubstr("{0-11}")));
 }
 
 TEST(Cli, EvalPrintsOneObject) {
@@ -272,8 +262,8 @@ TEST(Cli, QuantizeInspectEvalGenerate) {
               AllOf(HasSubstr("attn_in"), HasSubstr("blocks 0-7"), HasSubstr("method: rtn")));
 
   // A packed model is replaced; the report says the same again.
-  const Outcome again = Flatquant(
-      {"quantize", kDemo, "-o", out, "--method", "rtn", "--scheme", "w4a16", "--json", "-"});
+  const Outcome again = Flatquant({"quantize", kDemo, "-o", out, "--method", "rtn", "--scheme",
+                                   "w4a16", "--blocks", "1", "--json", "-"});
   ASSERT_EQ(again.status, 0) << again.err;
   EXPECT_EQ(json::parse(again.out).at("scheme"), "w4a16");
 
@@ -294,15 +284,10 @@ TEST(Cli, QuantizeChecksBeforeItWorks) {
     int status;
     std::string text;
   } kBad[] = {
-      {{kDemo}, 2, "--out"},
       {{kDemo, "-o", out, "--scheme", "w1a1"}, 2, "[scheme.bad]"},
       {{kDemo, "-o", out, "--method", "magic"}, 2, "--method"},
-      {{kDemo, "-o", out, "--calib", "nothing"}, 2, "[data.bad_spec]"},
-      {{kDemo, "-o", out, "--amp", "f16"}, 2, "--amp"},
-      {{"/no/such/model", "-o", out}, 1, "[model.no_directory]"},
       {{kDemo, "-o", out}, 1, "[quantize.needs_calibration]"},
       {{kDemo, "-o", folder.string()}, 1, "[packed.not_replaceable]"},
-      {{kDemo, "-o", kDemo}, 1, "[packed.not_replaceable]"},
       {{kDemo, "-o", (folder / "file" / "out").string()}, 1, "file"},
       {{kDemo, "-o", out, "--calib", "text:/no/such/file"}, 1, "[file.open]"},
       {{kDemo, "-o", out, "--calib", calib, "--seqlen", "4096"}, 1, "[usage.seqlen]"},
