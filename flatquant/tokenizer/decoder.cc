@@ -191,13 +191,16 @@ Decoder Decoder::ByteLevel() {
   return decoder;
 }
 
-Decoder Decoder::SentencePiece(bool strip_prefix) {
+Decoder Decoder::SentencePiece(Padding padding) {
   Decoder decoder;
   decoder.steps_.push_back(
       std::make_unique<ReplaceStep>(TextPattern::Literal(std::string(kMetaspace)), " "));
   decoder.steps_.push_back(std::make_unique<ByteFallbackStep>());
   decoder.steps_.push_back(std::make_unique<FuseStep>());
-  if (strip_prefix) decoder.steps_.push_back(std::make_unique<StripStep>(" ", 1, 0));
+  if (padding != Padding::kNone) {
+    const bool front = padding == Padding::kFront;
+    decoder.steps_.push_back(std::make_unique<StripStep>(" ", front ? 1 : 0, front ? 0 : 1));
+  }
   return decoder;
 }
 

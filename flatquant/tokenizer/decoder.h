@@ -21,9 +21,10 @@ class Decoder {
  public:
   // Spellings in the printable form of bytes (byte_level.h).
   static Decoder ByteLevel();
-  // SentencePiece's pieces: U+2581 is a space, <0xNN> a byte; strip_prefix
-  // removes the one space that encoding put in front.
-  static Decoder SentencePiece(bool strip_prefix);
+  // Where encoding put a space that was not in the text.
+  enum class Padding { kNone, kFront, kBehind };
+  // SentencePiece's pieces: U+2581 is a space, <0xNN> a byte; the padding goes.
+  static Decoder SentencePiece(Padding padding);
   // The "decoder" of a tokenizer.json: Sequence, Replace, ByteFallback, Fuse,
   // Strip, ByteLevel, Metaspace, BPEDecoder. Without one (null) spellings are
   // joined by spaces. Errors: tokenizer.bad_json, tokenizer.unsupported.

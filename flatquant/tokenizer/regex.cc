@@ -20,7 +20,7 @@ constexpr std::string_view kHexDigit = "0-9A-Fa-f";
 
 // Enough for any honest pattern on any text (they backtrack once per character
 // at most); a pattern of exponential cost ends within seconds.
-constexpr uint32_t kMatchLimit = 200'000'000;
+constexpr uint32_t kMatchLimit = 100'000'000;
 
 // What a thread needs to search. One match pair is all that anybody reads.
 struct Scratch {

@@ -102,24 +102,30 @@ void CheckCharsMap(std::string_view map, std::string_view where) {
 }  // namespace
 
 SentencePieceSpec InspectSentencePiece(std::string_view bytes, std::string_view where) {
+  constexpr uint32_t kTrainerSpec = 2;
+  constexpr uint32_t kNormalizerSpec = 3;
+  constexpr uint32_t kDenormalizerSpec = 5;
+  constexpr uint64_t kBpe = 2;  // TrainerSpec.ModelType
   SentencePieceSpec spec;
   WireReader model(bytes, where);
-  WireReader::Field field;
-  while (model.Next(&field)) {
-    // 3: normalizer_spec, 5: denormalizer_spec, the same message.
-    if (field.number != 3 && field.number != 5) continue;
-    const bool main = field.number == 3;
-    WireReader normalizer(field.bytes, where);
-    WireReader::Field rule;
-    while (normalizer.Next(&rule)) {
-      if (rule.number == 2) {
-        CheckCharsMap(rule.bytes, where);
-        if (main) spec.precompiled_charsmap = rule.bytes;
+  WireReader::Field message;
+  while (model.Next(&message)) {
+    if (message.number != kTrainerSpec && message.number != kNormalizerSpec &&
+        message.number != kDenormalizerSpec) {
+      continue;
+    }
+    WireReader reader(message.bytes, where);
+    WireReader::Field field;
+    while (reader.Next(&field)) {
+      if (message.number == kTrainerSpec) {
+        if (field.number == 3) spec.is_bpe = field.varint == kBpe;
+        if (field.number == 24) spec.treat_whitespace_as_suffix = field.varint != 0;
+        continue;
       }
-      if (!main) continue;
-      if (rule.number == 3) spec.add_dummy_prefix = rule.varint != 0;
-      if (rule.number == 4) spec.remove_extra_whitespaces = rule.varint != 0;
-      if (rule.number == 5) spec.escape_whitespaces = rule.varint != 0;
+      if (field.number == 2) CheckCharsMap(field.bytes, where);
+      if (message.number == kDenormalizerSpec) continue;
+      if (field.number == 3) spec.add_dummy_prefix = field.varint != 0;
+      if (field.number == 5) spec.escape_whitespaces = field.varint != 0;
     }
   }
   return spec;

@@ -10,6 +10,42 @@
 namespace flatquant::tokenizer {
 namespace {
 
+constexpr std::string_view kMetaspace = "\xe2\x96\x81";  // U+2581, a space inside pieces
+
+// The library needs about 250 bytes of memory per byte of text, so that long
+// texts are encoded in parts of about this size where the result is the same.
+constexpr size_t kPartBytes = size_t{1} << 16;
+
+// Whether encoding "a b" always equals encoding "a" and then "b": the space in
+// front of b comes back as the prefix of every text, and no piece spans it. (The
+// unigram model adds floats from the text's start, so that its ties depend on it.)
+bool PartsAtSpaces(const SentencePieceSpec& spec,
+                   const sentencepiece::SentencePieceProcessor& processor) {
+  if (!spec.is_bpe || !spec.add_dummy_prefix || !spec.escape_whitespaces ||
+      spec.treat_whitespace_as_suffix) {
+    return false;
+  }
+  bool has_space = false;
+  for (int id = 0; id < processor.GetPieceSize(); ++id) {
+    std::string_view piece = processor.IdToPiece(id);
+    has_space = has_space || piece == kMetaspace;
+    while (piece.starts_with(kMetaspace)) piece.remove_prefix(kMetaspace.size());
+    if (piece.find(kMetaspace) != std::string_view::npos) return false;
+    if (piece.find(' ') != std::string_view::npos) return false;
+  }
+  return has_space;
+}
+
+// The first single space between two printable ASCII characters (which no
+// normalization rule touches) at or after `from`, or npos.
+size_t NextSingleSpace(std::string_view text, size_t from) {
+  const auto graphic = [&](size_t i) { return text[i] > ' ' && text[i] < '\x7f'; };
+  for (size_t at = text.find(' ', from); at < text.size(); at = text.find(' ', at + 1)) {
+    if (at > 0 && at + 1 < text.size() && graphic(at - 1) && graphic(at + 1)) return at;
+  }
+  return std::string_view::npos;
+}
+
 // libsentencepiece between added tokens. Control symbols (<s>, </s>), which the
 // library never finds in text, are recognised here; every stretch between two of
 // them is encoded as a text of its own, as Hugging Face's LlamaTokenizer does.
@@ -18,6 +54,7 @@ class SentencePieceTokenizer : public Tokenizer {
   struct Parts {
     std::unique_ptr<sentencepiece::SentencePieceProcessor> processor;
     std::string where;
+    bool parts_at_spaces = false;
     AddedTokens added;
     Decoder decoder;
     PostProcessor post_processor;
@@ -63,6 +100,16 @@ class SentencePieceTokenizer : public Tokenizer {
 
  private:
   void EncodePlain(std::string_view text, std::vector<int32_t>* ids) const {
+    while (parts_.parts_at_spaces && text.size() > kPartBytes) {
+      const size_t space = NextSingleSpace(text, kPartBytes);
+      if (space == std::string_view::npos) break;
+      EncodePart(text.substr(0, space), ids);
+      text.remove_prefix(space + 1);
+    }
+    EncodePart(text, ids);
+  }
+
+  void EncodePart(std::string_view text, std::vector<int32_t>* ids) const {
     std::vector<int> pieces;
     const auto status = parts_.processor->Encode(text, &pieces);
     if (!status.ok()) {
@@ -91,6 +138,7 @@ std::unique_ptr<Tokenizer> ReadSentencePiece(std::string_view bytes,
   }
 
   const sentencepiece::SentencePieceProcessor& processor = *parts.processor;
+  parts.parts_at_spaces = PartsAtSpaces(spec, processor);
   TokenMap vocab;
   std::vector<AddedToken> added = config.AddedTokensDecoder();
   for (int id = 0; id < processor.GetPieceSize(); ++id) {
@@ -107,7 +155,10 @@ std::unique_ptr<Tokenizer> ReadSentencePiece(std::string_view bytes,
     }
   }
   parts.added = AddedTokens(std::move(added), vocab, nullptr, parts.where);
-  parts.decoder = Decoder::SentencePiece(spec.add_dummy_prefix);
+  parts.decoder =
+      Decoder::SentencePiece(!spec.add_dummy_prefix            ? Decoder::Padding::kNone
+                             : spec.treat_whitespace_as_suffix ? Decoder::Padding::kBehind
+                                                               : Decoder::Padding::kFront);
   parts.vocabulary = Vocabulary(vocab, parts.added.tokens());
   PostProcessor begin;
   if (processor.bos_id() >= 0) begin.prefix = {processor.bos_id()};
