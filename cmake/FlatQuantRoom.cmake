@@ -1,6 +1,6 @@
 # One CMake target per room.
 #
-#   flatquant_room(NAME [DEPS room|library ...] [PRIVATE_DEPS library ...])
+#   flatquant_room(NAME [DEPS room|library ...] [PRIVATE_DEPS library ...] [EXCLUDE regex])
 #
 # builds flatquant_NAME from every .cc file of the calling folder (and the
 # folders below it), and flatquant_NAME_test from every test file. Test files
@@ -38,8 +38,8 @@ function(flatquant_target_options target)
   target_compile_features(${target} PUBLIC cxx_std_20)
   target_include_directories(${target} PUBLIC ${PROJECT_SOURCE_DIR})
   # GCC 12 reports std::string's own code under -Wrestrict (its bug 105651).
-  target_compile_options(${target} PRIVATE -Wall -Wextra -Wno-restrict -fno-math-errno
-                                           -fno-trapping-math)
+  target_compile_options(${target} PRIVATE -Wall -Wextra $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict>
+                                           -fno-math-errno -fno-trapping-math)
   if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
     target_compile_options(${target} PRIVATE -march=x86-64-v3)
   endif()
@@ -74,8 +74,11 @@ function(flatquant_test name)
 endfunction()
 
 function(flatquant_room name)
-  cmake_parse_arguments(ARG "" "" "DEPS;PRIVATE_DEPS;TEST_DEPS" ${ARGN})
+  cmake_parse_arguments(ARG "" "EXCLUDE" "DEPS;PRIVATE_DEPS;TEST_DEPS" ${ARGN})
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS RELATIVE ${CMAKE_CURRENT_SOURCE_DIR} *.cc)
+  if(ARG_EXCLUDE)
+    list(FILTER sources EXCLUDE REGEX ${ARG_EXCLUDE})
+  endif()
   set(tests ${sources})
   list(FILTER tests INCLUDE REGEX "(^|/|_)test\\.cc$")
   list(FILTER sources EXCLUDE REGEX "(^|/|_)(test|bench)\\.cc$")

@@ -30,6 +30,7 @@ std::vector<float> TensorView::ToFloat() const {
 
 void TensorView::ToFloat(float* out) const {
   const size_t n = elements();
+  if (n == 0) return;
   switch (dtype) {
     case DType::kF32:
       std::memcpy(out, data, n * sizeof(float));

@@ -1,10 +1,9 @@
-#include <sentencepiece_processor.h>
-
 #include <algorithm>
 
 #include "flatquant/base/error.h"
 #include "flatquant/tokenizer/formats.h"
 #include "flatquant/tokenizer/pipeline_tokenizer.h"
+#include "flatquant/tokenizer/sentencepiece_library.h"
 #include "flatquant/tokenizer/sentencepiece_proto.h"
 
 namespace flatquant::tokenizer {
@@ -19,15 +18,14 @@ constexpr size_t kPartBytes = size_t{1} << 16;
 // Whether encoding "a b" always equals encoding "a" and then "b": the space in
 // front of b comes back as the prefix of every text, and no piece spans it. (The
 // unigram model adds floats from the text's start, so that its ties depend on it.)
-bool PartsAtSpaces(const SentencePieceSpec& spec,
-                   const sentencepiece::SentencePieceProcessor& processor) {
+bool PartsAtSpaces(const SentencePieceSpec& spec, const SentencePieceModel& model) {
   if (!spec.is_bpe || !spec.add_dummy_prefix || !spec.escape_whitespaces ||
       spec.treat_whitespace_as_suffix) {
     return false;
   }
   bool has_space = false;
-  for (int id = 0; id < processor.GetPieceSize(); ++id) {
-    std::string_view piece = processor.IdToPiece(id);
+  for (int id = 0; id < model.size(); ++id) {
+    std::string_view piece = model.piece(id);
     has_space = has_space || piece == kMetaspace;
     while (piece.starts_with(kMetaspace)) piece.remove_prefix(kMetaspace.size());
     if (piece.find(kMetaspace) != std::string_view::npos) return false;
@@ -52,8 +50,9 @@ size_t NextSingleSpace(std::string_view text, size_t from) {
 class SentencePieceTokenizer : public Tokenizer {
  public:
   struct Parts {
-    std::unique_ptr<sentencepiece::SentencePieceProcessor> processor;
-    std::string where;
+    explicit Parts(SentencePieceModel loaded) : model(std::move(loaded)) {}
+
+    SentencePieceModel model;
     bool parts_at_spaces = false;
     AddedTokens added;
     Decoder decoder;
@@ -110,13 +109,7 @@ class SentencePieceTokenizer : public Tokenizer {
   }
 
   void EncodePart(std::string_view text, std::vector<int32_t>* ids) const {
-    std::vector<int> pieces;
-    const auto status = parts_.processor->Encode(text, &pieces);
-    if (!status.ok()) {
-      throw Error("tokenizer.bad_model", parts_.where, status.ToString(),
-                  "download the tokenizer.model again");
-    }
-    ids->insert(ids->end(), pieces.begin(), pieces.end());
+    parts_.model.Encode(text, ids);
   }
 
   Parts parts_;
@@ -127,26 +120,19 @@ class SentencePieceTokenizer : public Tokenizer {
 std::unique_ptr<Tokenizer> ReadSentencePiece(std::string_view bytes,
                                              const std::filesystem::path& file,
                                              const SpecialTokensConfig& config) {
-  SentencePieceTokenizer::Parts parts;
-  parts.where = file.string();
-  const SentencePieceSpec spec = InspectSentencePiece(bytes, parts.where);
-  parts.processor = std::make_unique<sentencepiece::SentencePieceProcessor>();
-  const auto status = parts.processor->LoadFromSerializedProto(bytes);
-  if (!status.ok()) {
-    throw Error("tokenizer.bad_model", parts.where, status.ToString(),
-                "download the tokenizer.model again");
-  }
-
-  const sentencepiece::SentencePieceProcessor& processor = *parts.processor;
-  parts.parts_at_spaces = PartsAtSpaces(spec, processor);
+  const std::string where = file.string();
+  const SentencePieceSpec spec = InspectSentencePiece(bytes, where);
+  SentencePieceTokenizer::Parts parts(SentencePieceModel::Load(bytes, where));
+  const SentencePieceModel& model = parts.model;
+  parts.parts_at_spaces = PartsAtSpaces(spec, model);
   TokenMap vocab;
   std::vector<AddedToken> added = config.AddedTokensDecoder();
-  for (int id = 0; id < processor.GetPieceSize(); ++id) {
-    const std::string& piece = processor.IdToPiece(id);
+  for (int id = 0; id < model.size(); ++id) {
+    const std::string piece(model.piece(id));
     vocab.emplace(piece, id);
     const bool listed = std::any_of(added.begin(), added.end(),
                                     [&](const AddedToken& token) { return token.id == id; });
-    if (!listed && (processor.IsControl(id) || processor.IsUnknown(id))) {
+    if (!listed && (model.IsControl(id) || model.IsUnknown(id))) {
       AddedToken token;
       token.id = id;
       token.content = piece;
@@ -154,20 +140,20 @@ std::unique_ptr<Tokenizer> ReadSentencePiece(std::string_view bytes,
       added.push_back(std::move(token));
     }
   }
-  parts.added = AddedTokens(std::move(added), vocab, nullptr, parts.where);
+  parts.added = AddedTokens(std::move(added), vocab, nullptr, where);
   parts.decoder =
       Decoder::SentencePiece(!spec.add_dummy_prefix            ? Decoder::Padding::kNone
                              : spec.treat_whitespace_as_suffix ? Decoder::Padding::kBehind
                                                                : Decoder::Padding::kFront);
   parts.vocabulary = Vocabulary(vocab, parts.added.tokens());
   PostProcessor begin;
-  if (processor.bos_id() >= 0) begin.prefix = {processor.bos_id()};
+  if (model.bos() >= 0) begin.prefix = {model.bos()};
   const auto find = [&](std::string_view spelling) { return parts.added.Find(spelling, vocab); };
   const auto known = [&](int32_t id) { return parts.vocabulary.Has(id); };
   parts.specials = config.Resolve(find, known, begin);
-  if (!parts.specials.eos && processor.eos_id() >= 0) {
-    parts.specials.eos = processor.eos_id();
-    parts.specials.stops.insert(parts.specials.stops.begin(), processor.eos_id());
+  if (!parts.specials.eos && model.eos() >= 0) {
+    parts.specials.eos = model.eos();
+    parts.specials.stops.insert(parts.specials.stops.begin(), model.eos());
   }
   parts.post_processor = config.Wrap(parts.specials, true, false);
   return std::make_unique<SentencePieceTokenizer>(std::move(parts));
