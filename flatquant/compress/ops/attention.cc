@@ -11,6 +11,7 @@
 #include "flatquant/base/error.h"
 #include "flatquant/compress/ops/attention_blocks.h"
 #include "flatquant/compress/ops/composite.h"
+#include "flatquant/compress/ops/cpu_path.h"
 #include "flatquant/compress/ops/gemm.h"
 
 namespace flatquant::compress {
@@ -346,8 +347,6 @@ struct AttentionFunction : torch::autograd::Function<AttentionFunction> {
   }
 };
 
-bool Fusable(const at::Tensor& t) { return t.is_cpu() && t.scalar_type() == at::kFloat; }
-
 }  // namespace
 
 at::Tensor CausalAttention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
@@ -355,10 +354,10 @@ at::Tensor CausalAttention(const at::Tensor& q, const at::Tensor& k, const at::T
   FLATQUANT_CHECK(q.dim() == 4 && k.dim() == 4 && k.sizes() == v.sizes());
   FLATQUANT_CHECK(q.size(0) == k.size(0) && q.size(1) == k.size(1) && q.size(3) == k.size(3));
   FLATQUANT_CHECK(q.size(2) % k.size(2) == 0 && window >= 0);
-  if (!Fusable(q) || !Fusable(k) || !Fusable(v) || q.numel() == 0) {
+  if (!IsCpuFloat(q) || !IsCpuFloat(k) || !IsCpuFloat(v) || q.numel() == 0) {
     return composite::CausalAttention(q, k, v, window, amp);
   }
-  return AttentionFunction::apply(q, k, v, window, amp);
+  return AttentionFunction::apply(q, k, v, window, amp && GemmTakesBFloat16());
 }
 
 }  // namespace flatquant::compress

@@ -15,7 +15,7 @@ namespace flatquant::compress {
 // q: [batch, tokens, heads, head_dim]; k, v: [batch, tokens, kv_heads,
 // head_dim]. window 0 means no limit. Returns [batch, tokens, heads *
 // head_dim], float. amp: matrix products take bfloat16 operands (sums stay
-// float). Never holds a tokens x tokens matrix on the CPU.
+// float), where the CPU has such products. Never holds a tokens x tokens matrix on the CPU.
 at::Tensor CausalAttention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                            int64_t window = 0, bool amp = false);
 

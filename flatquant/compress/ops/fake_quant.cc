@@ -6,6 +6,7 @@
 
 #include "flatquant/base/error.h"
 #include "flatquant/compress/ops/composite.h"
+#include "flatquant/compress/ops/cpu_path.h"
 #include "flatquant/compress/ops/fake_quant_rows.h"
 
 namespace flatquant::compress {
@@ -14,13 +15,9 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-constexpr int64_t kGrain = 1 << 13;  // elements per parallel piece; some 10 us of work
-
-int64_t RowGrain(int64_t columns) { return std::max<int64_t>(1, kGrain / columns); }
-
 // The factor of each row's maximum (or minimum): sigmoid of its logit, or 1.
 // One entry, or one per row.
-at::Tensor ClipFactor(const c10::optional<at::Tensor>& logit, const at::Tensor& x) {
+at::Tensor ClipFactor(const OptionalTensor& logit, const at::Tensor& x) {
   return logit.has_value() ? logit->detach().reshape({-1}).sigmoid() : at::ones({1}, x.options());
 }
 
@@ -46,8 +43,8 @@ at::Tensor LogitGradient(const at::Tensor& per_row, const at::Tensor& factor,
 template <GridKind kKind>
 struct FakeQuantFunction : torch::autograd::Function<FakeQuantFunction<kKind>> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& input,
-                            const c10::optional<at::Tensor>& clip_max_logit,
-                            const c10::optional<at::Tensor>& clip_min_logit, int64_t bits,
+                            const OptionalTensor& clip_max_logit,
+                            const OptionalTensor& clip_min_logit, int64_t bits,
                             at::ScalarType out_dtype) {
     const at::Tensor x = input.contiguous();
     const at::Tensor clip_max = ClipFactor(clip_max_logit, x);
@@ -124,23 +121,16 @@ struct FakeQuantFunction : torch::autograd::Function<FakeQuantFunction<kKind>> {
   }
 };
 
-bool Fusable(const at::Tensor& t) {
-  return !t.defined() || (t.is_cpu() && t.scalar_type() == at::kFloat);
-}
-
-c10::optional<at::Tensor> Optional(const at::Tensor& t) {
-  return t.defined() ? c10::optional<at::Tensor>(t) : c10::nullopt;
-}
-
 template <GridKind kKind>
 at::Tensor FakeQuant(const at::Tensor& x, const at::Tensor& clip_max_logit,
                      const at::Tensor& clip_min_logit, int bits, at::ScalarType out_dtype) {
   FLATQUANT_CHECK(bits >= 2 && (bits <= 8 || bits == 16));
   if (bits == 16) return x.to(out_dtype);
-  if (Fusable(x) && Fusable(clip_max_logit) && Fusable(clip_min_logit) && x.numel() > 0 &&
+  if (IsCpuFloat(x) && IsCpuFloat(clip_max_logit) && IsCpuFloat(clip_min_logit) && x.numel() > 0 &&
       (out_dtype == at::kFloat || out_dtype == at::kBFloat16)) {
-    return FakeQuantFunction<kKind>::apply(x, Optional(clip_max_logit), Optional(clip_min_logit),
-                                           static_cast<int64_t>(bits), out_dtype);
+    return FakeQuantFunction<kKind>::apply(x, ToOptional(clip_max_logit),
+                                           ToOptional(clip_min_logit), static_cast<int64_t>(bits),
+                                           out_dtype);
   }
   at::Tensor y;
   if constexpr (kKind == GridKind::kActivation) {

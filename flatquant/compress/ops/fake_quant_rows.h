@@ -77,7 +77,7 @@ template <GridKind kKind>
 inline void Store(float value, float* to) { *to = value; }
 inline void Store(float value, uint16_t* to) { *to = FloatToBF16(value); }
 
-// y = the row on its grid, as float or (uint16_t) bfloat16.
+// y = the row on its grid, as float or bfloat16 (uint16_t).
 template <GridKind kKind, typename Out>
 void QuantizeRow(const float* x, int64_t n, const RowGrid& grid, Out* y) {
   const RowGrid g = grid;  // a copy that stores to y cannot alias

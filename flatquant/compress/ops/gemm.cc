@@ -61,6 +61,21 @@ class PlannedThreads {
 
 }  // namespace
 
+bool GemmTakesBFloat16() {
+  static const bool takes = [] {
+    GemmShape shape;
+    shape.m = shape.n = shape.k = shape.a_stride = shape.b_stride = shape.c_stride = 16;
+    shape.operands = GemmType::kBFloat16;
+    try {
+      Describe(shape);
+      return true;
+    } catch (const dnnl::error&) {
+      return false;
+    }
+  }();
+  return takes;
+}
+
 struct Gemm::State {
   State(const GemmShape& shape)
       : descriptor(Describe(shape)),

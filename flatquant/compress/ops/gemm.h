@@ -7,6 +7,9 @@ namespace flatquant::compress {
 
 enum class GemmType { kFloat, kBFloat16 };
 
+// Whether the CPU multiplies bfloat16 (oneDNN asks for AVX-512).
+bool GemmTakesBFloat16();
+
 // C [m, n] = A [m, k] B [k, n], row-major, sums in float.
 struct GemmShape {
   int64_t m = 0;

@@ -12,6 +12,7 @@
 
 #include "flatquant/base/error.h"
 #include "flatquant/compress/ops/composite.h"
+#include "flatquant/compress/ops/cpu_path.h"
 #include "flatquant/compress/ops/gemm.h"
 
 namespace flatquant::compress {
@@ -20,7 +21,7 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// Floats of one tile: with the five tiles of backward it stays in a core's L2.
+// Floats of one tile: the four tiles of backward stay in a core's L2 together.
 constexpr int64_t kTileFloats = 1 << 15;
 
 // A tile holds some tokens with their rows gathered: [L, tokens, R] instead of
@@ -120,43 +121,45 @@ struct Backward {
       if (wanted) gemm.emplace(shape, Gemm::Threads::kSerial);
     };
     make(left, has_left, LeftProduct(s, false));
-    make(right, has_right && needs_x, RightProduct(s, true));
-    make(again, has_left && has_right && needs_p, RightProduct(s, false));
+    make(right, has_right, RightProduct(s, true));
     make(left_gradient, has_left && needs_p, LeftGradient(s));
     make(right_gradient, has_right && needs_p, RightGradient(s));
+    scatters_x = needs_x;
   }
 
-  // With W = left dY: dX = W right^T, dright += X^T W, dleft += (X right) dY^T.
+  // With V = dY right^T: dX = left V, dleft += X V^T, dright += X^T (left dY).
   // dx may be null. scratch: four tiles.
   void operator()(const float* x, const float* dy, const float* p_left, const float* p_right,
                   float* dx, float* dleft, float* dright, float* scratch) {
+    if (!left) {
+      if (scatters_x) (*right)(dy, p_right, dx);
+      if (right_gradient) (*right_gradient)(x, dy, dright);
+      return;
+    }
     const int64_t size = sizes.tokens * sizes.width();
-    float *x_tile = scratch, *dy_tile = scratch + size, *w_tile = scratch + 2 * size,
-          *spare = scratch + 3 * size;
-    const float *gathered = x, *w = dy;
-    if (left) {
-      Gather(dy, sizes, dy_tile);
-      (*left)(p_left, dy_tile, w_tile);
-      w = w_tile;
-      if (left_gradient) {
-        Gather(x, sizes, x_tile);
-        gathered = x_tile;
-        if (again) (*again)(x_tile, p_right, spare);
-        (*left_gradient)(again ? spare : x_tile, dy_tile, dleft);
-      }
-    }
-    if (right_gradient) (*right_gradient)(gathered, w, dright);
-    if (dx == nullptr) return;
-    if (!left) return (*right)(w, p_right, dx);
+    float *x_tile = scratch, *dy_tile = scratch + size, *v_tile = scratch + 2 * size,
+          *product = scratch + 3 * size;
+    Gather(dy, sizes, dy_tile);
     if (right) {
-      (*right)(w, p_right, spare);
-      w = spare;
+      (*right)(dy_tile, p_right, v_tile);
+    } else {
+      v_tile = dy_tile;
     }
-    Scatter(w, sizes, dx);
+    if (scatters_x) {
+      (*left)(p_left, v_tile, product);
+      Scatter(product, sizes, dx);
+    }
+    if (!left_gradient) return;
+    Gather(x, sizes, x_tile);
+    (*left_gradient)(x_tile, v_tile, dleft);
+    if (!right_gradient) return;
+    (*left)(p_left, dy_tile, product);
+    (*right_gradient)(x_tile, product, dright);
   }
 
   Sizes sizes;
-  std::optional<Gemm> left, right, again, left_gradient, right_gradient;
+  std::optional<Gemm> left, right, left_gradient, right_gradient;
+  bool scatters_x = false;
 };
 
 // Calls body(piece, state, first token) for every tile. Tokens are split among
@@ -189,8 +192,7 @@ const float* Data(const at::Tensor& t) { return t.defined() ? t.data_ptr<float>(
 
 struct KronFunction : torch::autograd::Function<KronFunction> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& input,
-                            const c10::optional<at::Tensor>& left_matrix,
-                            const c10::optional<at::Tensor>& right_matrix) {
+                            const OptionalTensor& left_matrix, const OptionalTensor& right_matrix) {
     const at::Tensor x = input.contiguous();
     const at::Tensor left = left_matrix ? left_matrix->contiguous() : at::Tensor();
     const at::Tensor right = right_matrix ? right_matrix->contiguous() : at::Tensor();
@@ -250,14 +252,6 @@ struct KronFunction : torch::autograd::Function<KronFunction> {
   }
 };
 
-bool Fusable(const at::Tensor& t) {
-  return !t.defined() || (t.is_cpu() && t.scalar_type() == at::kFloat);
-}
-
-c10::optional<at::Tensor> Optional(const at::Tensor& t) {
-  return t.defined() ? c10::optional<at::Tensor>(t) : c10::nullopt;
-}
-
 }  // namespace
 
 at::Tensor KronTransform(const at::Tensor& x, const at::Tensor& left, const at::Tensor& right) {
@@ -268,10 +262,10 @@ at::Tensor KronTransform(const at::Tensor& x, const at::Tensor& left, const at::
   } else {
     FLATQUANT_CHECK(n % (left.defined() ? left : right).size(0) == 0);
   }
-  if (!Fusable(x) || !Fusable(left) || !Fusable(right) || x.numel() == 0) {
+  if (!IsCpuFloat(x) || !IsCpuFloat(left) || !IsCpuFloat(right) || x.numel() == 0) {
     return composite::KronTransform(x, left, right);
   }
-  return KronFunction::apply(x, Optional(left), Optional(right));
+  return KronFunction::apply(x, ToOptional(left), ToOptional(right));
 }
 
 }  // namespace flatquant::compress

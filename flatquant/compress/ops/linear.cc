@@ -8,6 +8,7 @@
 
 #include "flatquant/base/half.h"
 #include "flatquant/compress/ops/composite.h"
+#include "flatquant/compress/ops/cpu_path.h"
 #include "flatquant/compress/ops/gemm.h"
 
 namespace flatquant::compress {
@@ -25,8 +26,7 @@ at::Tensor Operand(const at::Tensor& t, bool amp) {
   const at::Tensor rounded = at::empty_like(flat, flat.options().dtype(wanted));
   const float* from = flat.data_ptr<float>();
   auto* to = static_cast<uint16_t*>(rounded.data_ptr());
-  constexpr int64_t kGrain = 1 << 15;  // elements; about 10 us of work
-  at::parallel_for(0, flat.numel(), kGrain, [&](int64_t begin, int64_t end) {
+  at::parallel_for(0, flat.numel(), kElementGrain, [&](int64_t begin, int64_t end) {
     FloatToBF16(from + begin, to + begin, static_cast<size_t>(end - begin));
   });
   return rounded;
@@ -116,7 +116,7 @@ std::vector<at::Tensor> LinearGroup(const at::Tensor& x, const std::vector<at::T
                                     const std::vector<at::Tensor>& biases, bool amp) {
   std::vector<at::Tensor> y;
   if (Fusable(x) && std::all_of(weights.begin(), weights.end(), Fusable)) {
-    y = LinearFunction::apply(x, at::TensorList(weights), amp);
+    y = LinearFunction::apply(x, at::TensorList(weights), amp && GemmTakesBFloat16());
     for (size_t i = 0; i < biases.size(); ++i) {
       if (biases[i].defined()) y[i] = y[i] + biases[i];
     }

@@ -10,7 +10,7 @@ namespace {
 
 // What amp rounds operands to, as doubles.
 at::Tensor Rounded(const at::Tensor& t, bool amp) {
-  return (amp ? t.detach().to(at::kBFloat16) : t.detach()).to(at::kDouble);
+  return (amp && GemmTakesBFloat16() ? t.detach().to(at::kBFloat16) : t.detach()).to(at::kDouble);
 }
 
 TEST(Gemm, EqualsLibTorchForEveryLayout) {

@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include "flatquant/compress/ops/composite.h"
+#include "flatquant/compress/ops/cpu_path.h"
 #include "flatquant/compress/ops/exp.h"
 
 namespace flatquant::compress {
@@ -16,15 +17,9 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-constexpr int64_t kGrain = 1 << 14;  // elements per parallel piece; some 10 us of work
-
-int64_t RowGrain(int64_t columns) { return std::max<int64_t>(1, kGrain / columns); }
-
-bool Fusable(const at::Tensor& t) { return t.is_cpu() && t.scalar_type() == at::kFloat; }
-
 struct RmsNormFunction : torch::autograd::Function<RmsNormFunction> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& input,
-                            const c10::optional<at::Tensor>& weight, double eps) {
+                            const OptionalTensor& weight, double eps) {
     const at::Tensor x = input.contiguous();
     const int64_t n = x.size(-1), rows = x.numel() / n;
     const at::Tensor w = weight.has_value() ? weight->contiguous() : at::ones({n}, x.options());
@@ -89,7 +84,7 @@ struct SwigluFunction : torch::autograd::Function<SwigluFunction> {
     const at::Tensor a = gate.contiguous(), b = up.contiguous(), y = at::empty_like(a);
     const float *pa = a.data_ptr<float>(), *pb = b.data_ptr<float>();
     float* to = y.data_ptr<float>();
-    at::parallel_for(0, a.numel(), kGrain, [&](int64_t begin, int64_t end) {
+    at::parallel_for(0, a.numel(), kElementGrain, [&](int64_t begin, int64_t end) {
 #pragma omp simd
       for (int64_t i = begin; i < end; ++i) to[i] = pa[i] * pb[i] / (1.0f + FastExp(-pa[i]));
     });
@@ -105,7 +100,7 @@ struct SwigluFunction : torch::autograd::Function<SwigluFunction> {
     const float *pa = saved[0].data_ptr<float>(), *pb = saved[1].data_ptr<float>(),
                 *pg = g.data_ptr<float>();
     float *qa = da.data_ptr<float>(), *qb = db.data_ptr<float>();
-    at::parallel_for(0, g.numel(), kGrain, [&](int64_t begin, int64_t end) {
+    at::parallel_for(0, g.numel(), kElementGrain, [&](int64_t begin, int64_t end) {
 #pragma omp simd
       for (int64_t i = begin; i < end; ++i) {
         const float s = 1.0f / (1.0f + FastExp(-pa[i]));
@@ -160,20 +155,19 @@ struct RopeFunction : torch::autograd::Function<RopeFunction> {
 }  // namespace
 
 at::Tensor RmsNorm(const at::Tensor& x, const at::Tensor& weight, double eps) {
-  if (!Fusable(x) || (weight.defined() && !Fusable(weight)) || x.numel() == 0) {
+  if (!IsCpuFloat(x) || !IsCpuFloat(weight) || x.numel() == 0) {
     return composite::RmsNorm(x, weight, eps);
   }
-  return RmsNormFunction::apply(
-      x, weight.defined() ? c10::optional<at::Tensor>(weight) : c10::nullopt, eps);
+  return RmsNormFunction::apply(x, ToOptional(weight), eps);
 }
 
 at::Tensor Swiglu(const at::Tensor& gate, const at::Tensor& up) {
-  if (!Fusable(gate) || !Fusable(up)) return composite::Swiglu(gate, up);
+  if (!IsCpuFloat(gate) || !IsCpuFloat(up)) return composite::Swiglu(gate, up);
   return SwigluFunction::apply(gate, up);
 }
 
 at::Tensor Rope(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin) {
-  if (!Fusable(x) || !Fusable(cos) || !Fusable(sin)) return composite::Rope(x, cos, sin);
+  if (!IsCpuFloat(x) || !IsCpuFloat(cos) || !IsCpuFloat(sin)) return composite::Rope(x, cos, sin);
   return RopeFunction::apply(x, cos, sin);
 }
 
