@@ -12,6 +12,7 @@
 
 #include "flatquant/base/half.h"
 #include "flatquant/kernels/gemm_float/gemm_float.h"
+#include "flatquant/kernels/isa.h"
 #include "flatquant/kernels/scratch.h"
 
 namespace flatquant {
@@ -31,8 +32,31 @@ class SingleOmpThread {
   int saved_;
 };
 
+// FLATQUANT_ISA holds for oneDNN's generated code too. Without effect if something
+// else in the process (LibTorch) has used oneDNN before.
+void LimitInstructionSet() {
+  static const dnnl_status_t status = [] {
+    switch (IsaLimit()) {
+      case Isa::kReference:
+      case Isa::kAvx2:
+        return dnnl_set_max_cpu_isa(dnnl_cpu_isa_avx2);
+      case Isa::kAvx512:
+        return dnnl_set_max_cpu_isa(dnnl_cpu_isa_avx512_core);
+      case Isa::kAvx512Vnni:
+        return dnnl_set_max_cpu_isa(dnnl_cpu_isa_avx512_core_vnni);
+      case Isa::kAvx512Bf16:
+        return dnnl_set_max_cpu_isa(dnnl_cpu_isa_avx512_core_bf16);
+      case Isa::kAmxInt8:
+        break;
+    }
+    return dnnl_success;
+  }();
+  static_cast<void>(status);
+}
+
 void MultiplyF32(int64_t m, int64_t n, int64_t k, const float* a, const float* b, float* c,
                  int64_t c_stride) noexcept {
+  LimitInstructionSet();
   const SingleOmpThread single;
   dnnl_sgemm('N', 'T', m, n, k, 1.0f, a, k, b, k, 0.0f, c, c_stride);
 }
@@ -81,6 +105,7 @@ const MatmulBF16& FindMatmul(int64_t m, int64_t n, int64_t k, int64_t c_stride) 
 
 void MultiplyBF16(int64_t m, int64_t n, int64_t k, const uint16_t* a, const uint16_t* b, float* c,
                   int64_t c_stride) noexcept {
+  LimitInstructionSet();
   const SingleOmpThread single;
   thread_local dnnl::stream stream(CpuEngine());
   const MatmulBF16& found = FindMatmul(m, n, k, c_stride);

@@ -18,6 +18,7 @@
 #include <cstring>
 
 #include "flatquant/kernels/gemm_int/gemm_int.h"
+#include "flatquant/kernels/gemm_int/nibble_lanes.h"
 #include "flatquant/kernels/scratch.h"
 
 namespace flatquant {
@@ -43,22 +44,29 @@ size_t PackedBytes(int bits, int64_t rows, int64_t cols) noexcept {
   return static_cast<size_t>((rows + kPanelRows - 1) / kPanelRows) * PanelBytes(bits, cols);
 }
 
+void PackNibbleRow(const uint8_t* row, int64_t cols, int64_t lane, uint8_t* panel) {
+  for (int64_t group = 0; group < (cols + 7) / 8; ++group) {
+    const uint32_t word = NibbleLane(row, (cols + 1) / 2, group);
+    std::memcpy(panel + group * 64 + lane * 4, &word, 4);
+  }
+}
+
+void PackByteRow(const uint8_t* row, int64_t cols, int64_t lane, uint8_t* panel) {
+  for (int64_t c = 0; c < cols; ++c) panel[c / 2 * 32 + lane * 2 + c % 2] = row[c];
+}
+
 // Columns past the end meet activations of zero: their weights may be anything.
 void Pack(const GemmIntSource& source, int64_t row_begin, int64_t row_end,
           uint8_t* packed) noexcept {
   const uint8_t* bytes = reinterpret_cast<const uint8_t*>(source.weight);
+  const size_t panel_bytes = PanelBytes(source.bits, source.cols);
   for (int64_t row = row_begin; row < row_end; ++row) {
-    uint8_t* panel =
-        packed + static_cast<size_t>(row / kPanelRows) * PanelBytes(source.bits, source.cols);
+    uint8_t* panel = packed + static_cast<size_t>(row / kPanelRows) * panel_bytes;
     const int64_t lane = row % kPanelRows;
-    for (int64_t c = 0; c < source.cols; ++c) {
-      if (!IsNibble(source.bits)) {
-        panel[c / 2 * 32 + lane * 2 + c % 2] = bytes[row * source.cols + c];
-        continue;
-      }
-      const uint8_t pair = bytes[row * ((source.cols + 1) / 2) + c / 2];
-      const uint8_t code = ((c % 2 == 0 ? pair : pair >> 4) & 0x0fu) ^ 0x08u;
-      panel[c / 8 * 64 + lane * 4 + c % 4] |= static_cast<uint8_t>(c % 8 < 4 ? code : code << 4);
+    if (IsNibble(source.bits)) {
+      PackNibbleRow(bytes + row * ((source.cols + 1) / 2), source.cols, lane, panel);
+    } else {
+      PackByteRow(bytes + row * source.cols, source.cols, lane, panel);
     }
   }
 }

@@ -18,8 +18,10 @@
 #include <immintrin.h>
 
 #include <algorithm>
+#include <cstring>
 
 #include "flatquant/kernels/gemm_int/gemm_int.h"
+#include "flatquant/kernels/gemm_int/nibble_lanes.h"
 
 namespace flatquant {
 namespace {
@@ -42,35 +44,31 @@ size_t PackedBytes(int bits, int64_t rows, int64_t cols) noexcept {
   return static_cast<size_t>((rows + kPanelRows - 1) / kPanelRows) * PanelBytes(bits, cols);
 }
 
-// q + offset of one canonical weight; columns past the end count as q = 0.
-uint8_t UnsignedWeight(const GemmIntSource& source, int64_t row, int64_t col) {
-  const uint8_t* bytes = reinterpret_cast<const uint8_t*>(source.weight);
-  if (!IsNibble(source.bits)) {
-    if (col >= source.cols) return 128;
-    return static_cast<uint8_t>(bytes[row * source.cols + col] ^ 0x80u);
+void PackNibbleRow(const uint8_t* row, int64_t cols, int64_t lane, uint8_t* panel) {
+  for (int64_t group = 0; group < Groups(cols); ++group) {
+    const uint32_t word = NibbleLane(row, (cols + 1) / 2, group);
+    std::memcpy(panel + group * 128 + lane * 4, &word, 4);
   }
-  if (col >= source.cols) return 8;
-  const uint8_t pair = bytes[row * ((source.cols + 1) / 2) + col / 2];
-  return static_cast<uint8_t>(((col % 2 == 0 ? pair : pair >> 4) & 0x0fu) ^ 0x08u);
+}
+
+// Columns past the end meet activations of zero: their weights may be anything.
+void PackByteRow(const uint8_t* row, int64_t cols, int64_t lane, uint8_t* panel) {
+  for (int64_t c = 0; c < cols; ++c) {
+    panel[c / 4 * 128 + lane * 4 + c % 4] = static_cast<uint8_t>(row[c] ^ 0x80u);
+  }
 }
 
 void Pack(const GemmIntSource& source, int64_t row_begin, int64_t row_end,
           uint8_t* packed) noexcept {
+  const uint8_t* bytes = reinterpret_cast<const uint8_t*>(source.weight);
   const size_t panel_bytes = PanelBytes(source.bits, source.cols);
   for (int64_t row = row_begin; row < row_end; ++row) {
     uint8_t* panel = packed + static_cast<size_t>(row / kPanelRows) * panel_bytes;
     const int64_t lane = row % kPanelRows;
-    for (int64_t group = 0; group < Groups(source.cols); ++group) {
-      for (int64_t j = 0; j < 4; ++j) {
-        const uint8_t low = UnsignedWeight(source, row, group * kGroupCols + j);
-        const uint8_t high = UnsignedWeight(source, row, group * kGroupCols + 4 + j);
-        if (IsNibble(source.bits)) {
-          panel[group * 128 + lane * 4 + j] = static_cast<uint8_t>(low | high << 4);
-        } else {
-          panel[group * 256 + lane * 4 + j] = low;
-          panel[group * 256 + 128 + lane * 4 + j] = high;
-        }
-      }
+    if (IsNibble(source.bits)) {
+      PackNibbleRow(bytes + row * ((source.cols + 1) / 2), source.cols, lane, panel);
+    } else {
+      PackByteRow(bytes + row * source.cols, source.cols, lane, panel);
     }
   }
 }
@@ -87,7 +85,7 @@ int32_t SumRow(const int8_t* act, int64_t stride) {
 
 inline __m512i Broadcast4(const int8_t* bytes) {
   int32_t word;
-  __builtin_memcpy(&word, bytes, 4);
+  std::memcpy(&word, bytes, 4);
   return _mm512_set1_epi32(word);
 }
 
