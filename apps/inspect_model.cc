@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <map>
 
 #include "apps/console.h"
 #include "apps/inspect_tensors.h"
@@ -50,6 +49,7 @@ struct ClipRange {
 
 // Blocks that a text describes equally.
 struct Alike {
+  std::string text;
   std::vector<uint64_t> blocks;
   ClipRange clips;
 };
@@ -59,18 +59,20 @@ struct Alike {
 template <typename Describe>
 void AppendFolded(const PackedModel& model, std::string_view name, const Describe& describe,
                   std::vector<std::string>* lines) {
-  std::map<std::string, Alike> alike;
+  std::vector<Alike> alike;  // in the order of their first blocks
   for (size_t i = 0; i < model.blocks.size(); ++i) {
     ClipRange clips;
     const std::string text = describe(model.blocks[i], &clips);
-    Alike& group = alike[text];
-    group.blocks.push_back(i);
-    group.clips.low = std::min(group.clips.low, clips.low);
-    group.clips.high = std::max(group.clips.high, clips.high);
+    auto group = std::find_if(alike.begin(), alike.end(),
+                              [&](const Alike& other) { return other.text == text; });
+    if (group == alike.end()) group = alike.insert(group, Alike{text, {}, {}});
+    group->blocks.push_back(i);
+    group->clips.low = std::min(group->clips.low, clips.low);
+    group->clips.high = std::max(group->clips.high, clips.high);
   }
-  for (const auto& [text, group] : alike) {
+  for (const Alike& group : alike) {
     lines->push_back(fmt::format("  {:<9} blocks {:<6} {}; clips {}", name, Ranges(group.blocks),
-                                 text, group.clips.Text()));
+                                 group.text, group.clips.Text()));
   }
 }
 

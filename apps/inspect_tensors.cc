@@ -90,7 +90,7 @@ std::vector<std::string> TensorTable(const TensorMap& tensors, bool all) {
     row.type = fmt::format("{} {}", DTypeName(group.tensor->dtype), group.tensor->ShapeString());
     if (count > 1) row.type += fmt::format(" x{}", count);
     row.bytes = FormatBytes(group.tensor->bytes() * count);
-    name_width = std::max(name_width, std::min<size_t>(row.name.size(), 64));
+    name_width = std::max(name_width, std::min<size_t>(row.name.size(), 80));
     type_width = std::max(type_width, row.type.size());
     rows.push_back(std::move(row));
   }
