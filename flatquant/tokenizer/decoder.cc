@@ -70,7 +70,8 @@ class FuseStep : public DecoderStep {
   void Apply(std::vector<std::string>* tokens) const override {
     std::string text;
     for (const std::string& token : *tokens) text += token;
-    tokens->assign(1, std::move(text));
+    tokens->clear();
+    tokens->push_back(std::move(text));
   }
 };
 
@@ -107,7 +108,8 @@ class ByteLevelStep : public DecoderStep {
     for (const std::string& token : *tokens) {
       text += PrintableToBytes(token, &bytes) ? bytes : token;
     }
-    tokens->assign(1, ReplaceInvalidUtf8(text));
+    tokens->clear();
+    tokens->push_back(ReplaceInvalidUtf8(text));
   }
 };
 
