@@ -1,16 +1,15 @@
 #include "flatquant/compress/fake_quant_forward.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 
 #include "flatquant/base/error.h"
-#include "flatquant/base/thread_pool.h"
 #include "flatquant/compress/block_forward.h"
 #include "flatquant/compress/ops/norm.h"
+#include "flatquant/compress/ops/parallel.h"
 #include "flatquant/compress/residual_stream.h"
 #include "flatquant/compress/tensor_bridge.h"
 #include "flatquant/packed/nibbles.h"
@@ -96,7 +95,7 @@ std::vector<float> FakeQuantTokenNll(const PackedModel& model, const TokenWindow
                                      int threads) {
   FLATQUANT_CHECK(windows.length >= 2);
   at::NoGradGuard no_grad;
-  at::set_num_threads(threads > 0 ? threads : UsableCores());
+  fc::SetOpThreads(threads);
   const ModelConfig& config = model.config;
   const int64_t predicted = windows.length - 1;
   const fc::RopeTables rope = fc::MakeRopeTables(config, windows.length, at::kFloat, kCpu);

@@ -1,7 +1,6 @@
 #include "flatquant/compress/quantize.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -14,13 +13,13 @@
 #include "flatquant/base/cpu_features.h"
 #include "flatquant/base/error.h"
 #include "flatquant/base/progress.h"
-#include "flatquant/base/thread_pool.h"
 #include "flatquant/compress/block_weights.h"
 #include "flatquant/compress/equivalence.h"
 #include "flatquant/compress/fold.h"
 #include "flatquant/compress/import_pth.h"
 #include "flatquant/compress/methods/method.h"
 #include "flatquant/compress/ops/memory.h"
+#include "flatquant/compress/ops/parallel.h"
 #include "flatquant/compress/residual_stream.h"
 #include "flatquant/compress/tensor_bridge.h"
 #include "flatquant/data/lazy_tokenizer.h"
@@ -245,7 +244,7 @@ PackedModel Run(const SourceModel& model, const QuantizeOptions& options,
   if (report == nullptr) report = &unwanted;
   *report = {};
   fc::KeepFreedMemory();
-  at::set_num_threads(options.threads > 0 ? options.threads : UsableCores());
+  fc::SetOpThreads(options.threads);
   PackedModel packed = Quantizer(model, options, windows).Run(report);
   packed.provenance = Provenance(options, windows);
   report->total_seconds = SecondsSince(start);

@@ -1,11 +1,10 @@
 #include "flatquant/compress/ops/attention.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
 
-#include <atomic>
 #include <cmath>
+#include <memory>
 #include <vector>
 
 #include "flatquant/base/error.h"
@@ -13,6 +12,7 @@
 #include "flatquant/compress/ops/composite.h"
 #include "flatquant/compress/ops/cpu_path.h"
 #include "flatquant/compress/ops/gemm.h"
+#include "flatquant/compress/ops/parallel.h"
 
 namespace flatquant::compress {
 namespace {
@@ -98,7 +98,7 @@ at::Tensor Pack(const at::Tensor& input, const Shape& s) {
                 x.options().dtype(sizeof(T) == 2 ? at::kBFloat16 : at::kFloat));
   const float* from = x.data_ptr<float>();
   T* to = static_cast<T*>(packed.data_ptr());
-  at::parallel_for(0, s.batch * heads, 1, [&](int64_t begin, int64_t end) {
+  ParallelFor(s.batch * heads, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       PackHead(from + ((i / heads) * s.tokens * heads + i % heads) * s.dim, heads * s.dim, s,
                to + i * s.plane());
@@ -107,17 +107,14 @@ at::Tensor Pack(const at::Tensor& input, const Shape& s) {
   return packed;
 }
 
-// Runs body(worker's state, task) for tasks 0..n-1, each on whichever thread is
-// free; tasks must not share results.
-template <typename Worker, typename Make, typename Body>
-void ForEachTask(int64_t n, const Make& make, const Body& body) {
-  std::atomic<int64_t> next = 0;
-  const int64_t threads = std::min<int64_t>(at::get_num_threads(), n);
-  at::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      Worker worker = make();
-      for (int64_t task = next++; task < n; task = next++) body(worker, task);
-    }
+// Runs body(the thread's worker, task) for tasks 0..n-1, each on whichever thread
+// is free; tasks must not share results.
+template <typename Worker, typename Body>
+void ForEachTask(int64_t n, const Shape& shape, const Body& body) {
+  std::vector<std::unique_ptr<Worker>> workers(OpThreads());
+  ParallelForEach(n, [&](int thread, int64_t task) {
+    if (!workers[thread]) workers[thread] = std::make_unique<Worker>(shape);
+    body(*workers[thread], task);
   });
 }
 
@@ -126,8 +123,8 @@ class ForwardWorker {
  public:
   explicit ForwardWorker(const Shape& s)
       : shape_(s),
-        logit_product_(LogitProduct<T>(s), Gemm::Threads::kSerial),
-        value_product_(ValueProduct<T>(s, false), Gemm::Threads::kSerial),
+        logit_product_(LogitProduct<T>(s)),
+        value_product_(ValueProduct<T>(s, false)),
         logits_(s.block * s.block),
         sum_(s.block * s.dim),
         p_(s.block * s.block),
@@ -176,9 +173,9 @@ class BackwardWorker {
  public:
   explicit BackwardWorker(const Shape& s)
       : shape_(s),
-        logit_product_(LogitProduct<T>(s), Gemm::Threads::kSerial),
-        query_product_(ValueProduct<T>(s, false), Gemm::Threads::kSerial),
-        key_product_(ValueProduct<T>(s, true), Gemm::Threads::kSerial),
+        logit_product_(LogitProduct<T>(s)),
+        query_product_(ValueProduct<T>(s, false)),
+        key_product_(ValueProduct<T>(s, true)),
         logits_(s.block * s.block),
         dp_(s.block * s.block),
         dk_(s.block * s.dim),
@@ -279,8 +276,7 @@ at::Tensor RunForward(const at::Tensor& q, const at::Tensor& k, const at::Tensor
   float *po = out.data_ptr<float>(), *pl = lse.data_ptr<float>();
   const int64_t planes = s.batch * s.heads;
   ForEachTask<ForwardWorker<T>>(
-      planes * s.blocks(), [&] { return ForwardWorker<T>(s); },
-      [&](ForwardWorker<T>& worker, int64_t task) {
+      planes * s.blocks(), s, [&](ForwardWorker<T>& worker, int64_t task) {
         // The last queries see the most keys: they go first.
         const int64_t block = s.blocks() - 1 - task / planes, plane = task % planes;
         const int64_t b = plane / s.heads, h = plane % s.heads;
@@ -304,8 +300,7 @@ variable_list RunBackward(const variable_list& saved, const at::Tensor& gradient
               *dout = gradient.data_ptr<float>();
   float *pdq = dq.data_ptr<float>(), *pdk = dk.data_ptr<float>(), *pdv = dv.data_ptr<float>();
   ForEachTask<BackwardWorker<T>>(
-      s.batch * s.kv_heads, [&] { return BackwardWorker<T>(s); },
-      [&](BackwardWorker<T>& worker, int64_t task) {
+      s.batch * s.kv_heads, s, [&](BackwardWorker<T>& worker, int64_t task) {
         const int64_t b = task / s.kv_heads, g = task % s.kv_heads;
         const int64_t planes = (b * s.heads + g * s.group());
         const int64_t rows = (b * s.tokens * s.heads + g * s.group()) * s.dim;

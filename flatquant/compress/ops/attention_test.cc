@@ -1,12 +1,12 @@
 #include "flatquant/compress/ops/attention.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 
 #include <cmath>
 
 #include "flatquant/compress/ops/composite.h"
 #include "flatquant/compress/ops/op_testing.h"
+#include "flatquant/compress/ops/parallel.h"
 
 namespace flatquant::compress {
 namespace {
@@ -74,12 +74,12 @@ TEST(CausalAttention, AmpStaysWithinItsRounding) {
 
 TEST(CausalAttention, IsTheSameForAnyThreadCount) {
   const Case c = {2, 200, 4, 2, 16, 0};
-  const int before = at::get_num_threads();
-  at::set_num_threads(1);
+  const int before = OpThreads();
+  SetOpThreads(1);
   const Result one = Attend(c, at::kFloat, true);
-  at::set_num_threads(2);
+  SetOpThreads(2);
   const Result two = Attend(c, at::kFloat, true);
-  at::set_num_threads(before);
+  SetOpThreads(before);
   EXPECT_TRUE(at::equal(one.out, two.out));
   for (size_t i = 0; i < 3; ++i) EXPECT_TRUE(at::equal(one.gradients[i], two.gradients[i]));
 }

@@ -1,13 +1,13 @@
 #include "flatquant/compress/ops/fake_quant.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "flatquant/base/error.h"
 #include "flatquant/compress/ops/composite.h"
 #include "flatquant/compress/ops/cpu_path.h"
 #include "flatquant/compress/ops/fake_quant_rows.h"
+#include "flatquant/compress/ops/parallel.h"
 
 namespace flatquant::compress {
 namespace {
@@ -57,7 +57,7 @@ struct FakeQuantFunction : torch::autograd::Function<FakeQuantFunction<kKind>> {
     auto* range = reinterpret_cast<Range*>(ranges.data_ptr<float>());
     void* to = y.data_ptr();
     const bool rounded = out_dtype == at::kBFloat16;
-    at::parallel_for(0, rows, RowGrain(n), [&](int64_t begin, int64_t end) {
+    ParallelFor(rows, RowGrain(n), [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         range[i] = FindRange(from + i * n, n);
         const RowGrid grid = MakeGrid<kKind>(range[i].max * factors.max[i * factors.max_step],
@@ -90,7 +90,7 @@ struct FakeQuantFunction : torch::autograd::Function<FakeQuantFunction<kKind>> {
     const auto* range = reinterpret_cast<const Range*>(saved[3].data_ptr<float>());
     float *to = dx.data_ptr<float>(), *to_max = dmax.data_ptr<float>(),
           *to_min = dmin.data_ptr<float>();
-    at::parallel_for(0, rows, RowGrain(n), [&](int64_t begin, int64_t end) {
+    ParallelFor(rows, RowGrain(n), [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const float up = factors.max[i * factors.max_step];
         const float down = factors.min[i * factors.min_step];

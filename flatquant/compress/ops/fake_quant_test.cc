@@ -1,12 +1,12 @@
 #include "flatquant/compress/ops/fake_quant.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 
 #include <cmath>
 
 #include "flatquant/compress/ops/composite.h"
 #include "flatquant/compress/ops/op_testing.h"
+#include "flatquant/compress/ops/parallel.h"
 
 namespace flatquant::compress {
 namespace {
@@ -143,10 +143,10 @@ TEST(FakeQuant, GradientOfAZeroRowPassesStraightThrough) {
 }
 
 TEST(FakeQuant, IsTheSameForAnyThreadCount) {
-  const int before = at::get_num_threads();
+  const int before = OpThreads();
   std::vector<at::Tensor> first;
   for (const int threads : {1, 2}) {
-    at::set_num_threads(threads);
+    SetOpThreads(threads);
     const at::Tensor x = Leaf(RandomNormal({301, 257}, 7));
     const at::Tensor max = Leaf(at::full({1}, 2.0, at::kFloat));
     const at::Tensor min = Leaf(at::full({1}, 2.5, at::kFloat));
@@ -156,7 +156,7 @@ TEST(FakeQuant, IsTheSameForAnyThreadCount) {
     if (first.empty()) first = now;
     for (size_t i = 0; i < now.size(); ++i) EXPECT_TRUE(at::equal(now[i], first[i])) << i;
   }
-  at::set_num_threads(before);
+  SetOpThreads(before);
 }
 
 TEST(FakeQuant, AcceptsStridedInputAndGradient) {

@@ -2,9 +2,11 @@
 
 #include <omp.h>
 
+#include <algorithm>
 #include <dnnl.hpp>
 #include <unordered_map>
-#include <vector>
+
+#include "flatquant/compress/ops/parallel.h"
 
 namespace flatquant::compress {
 namespace {
@@ -46,18 +48,18 @@ dnnl::matmul::primitive_desc Describe(const GemmShape& s) {
 }
 
 // oneDNN plans for as many threads as OpenMP would give it at that moment.
-class PlannedThreads {
+class OneThread {
  public:
-  explicit PlannedThreads(Gemm::Threads threads) : before_(omp_get_max_threads()) {
-    if (threads == Gemm::Threads::kSerial) omp_set_num_threads(1);
-  }
-  ~PlannedThreads() { omp_set_num_threads(before_); }
-  PlannedThreads(const PlannedThreads&) = delete;
-  PlannedThreads& operator=(const PlannedThreads&) = delete;
+  OneThread() : before_(omp_get_max_threads()) { omp_set_num_threads(1); }
+  ~OneThread() { omp_set_num_threads(before_); }
+  OneThread(const OneThread&) = delete;
+  OneThread& operator=(const OneThread&) = delete;
 
  private:
   int before_;
 };
+
+int64_t ElementSize(GemmType type) { return type == GemmType::kFloat ? 4 : 2; }
 
 }  // namespace
 
@@ -77,7 +79,7 @@ bool GemmTakesBFloat16() {
 }
 
 struct Gemm::State {
-  State(const GemmShape& shape)
+  explicit State(const GemmShape& shape)
       : descriptor(Describe(shape)),
         product(descriptor),
         stream(Engine()),
@@ -98,8 +100,8 @@ struct Gemm::State {
   std::unordered_map<int, memory> arguments;
 };
 
-Gemm::Gemm(const GemmShape& shape, Threads threads) {
-  const PlannedThreads planned(threads);
+Gemm::Gemm(const GemmShape& shape) {
+  const OneThread one;
   state_ = std::make_unique<State>(shape);
 }
 
@@ -112,6 +114,25 @@ void Gemm::operator()(const void* a, const void* b, void* c) {
   state_->b.set_data_handle(const_cast<void*>(b));
   state_->c.set_data_handle(c);
   state_->product.execute(state_->stream, state_->arguments);
+}
+
+void ParallelGemm(const GemmShape& shape, const void* a, const void* b, void* c) {
+  // Every piece packs all of B again, which is cheap beside 512 rows; more pieces
+  // than threads even out what other processes take from one of them.
+  constexpr int64_t kRows = 512, kPiecesPerThread = 4, kRowMultiple = 16;
+  const int64_t threads = OpThreads();
+  const int64_t pieces = std::clamp(shape.m / kRows, threads, kPiecesPerThread * threads);
+  const int64_t rows =
+      (shape.m + pieces * kRowMultiple - 1) / (pieces * kRowMultiple) * kRowMultiple;
+  const int64_t a_step = (shape.transpose_a ? 1 : shape.a_stride) * ElementSize(shape.operands);
+  const int64_t c_step = shape.c_stride * ElementSize(shape.result);
+  ParallelFor(shape.m, rows, [&](int64_t begin, int64_t end) {
+    GemmShape piece = shape;
+    piece.m = end - begin;
+    Gemm product(piece);
+    product(static_cast<const char*>(a) + begin * a_step, b,
+            static_cast<char*>(c) + begin * c_step);
+  });
 }
 
 }  // namespace flatquant::compress

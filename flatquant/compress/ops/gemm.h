@@ -27,16 +27,13 @@ struct GemmShape {
   bool accumulate = false;  // C += A B; float results only
 };
 
-// One prepared matrix product (oneDNN's, whose small products run at the same
-// speed as its large ones). Cheap to construct again for a shape seen before.
-// An object serves one thread at a time and must be run by the thread that made
-// it.
+// One prepared matrix product on the calling thread (oneDNN's, whose small
+// products run at the same speed as its large ones). Cheap to construct again for
+// a shape seen before. An object serves one thread at a time and must be run by
+// the thread that made it.
 class Gemm {
  public:
-  // kSerial products are for use inside a parallel loop, kParallel ones outside.
-  enum class Threads { kSerial, kParallel };
-
-  Gemm(const GemmShape& shape, Threads threads);
+  explicit Gemm(const GemmShape& shape);
   ~Gemm();
   Gemm(Gemm&&) noexcept;
   Gemm& operator=(Gemm&&) noexcept;
@@ -48,5 +45,8 @@ class Gemm {
   struct State;
   std::unique_ptr<State> state_;
 };
+
+// The product on all of OpThreads(), its rows split among them.
+void ParallelGemm(const GemmShape& shape, const void* a, const void* b, void* c);
 
 }  // namespace flatquant::compress

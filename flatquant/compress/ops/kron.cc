@@ -1,12 +1,12 @@
 #include "flatquant/compress/ops/kron.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
 #include <cstring>
 #include <optional>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -14,6 +14,7 @@
 #include "flatquant/compress/ops/composite.h"
 #include "flatquant/compress/ops/cpu_path.h"
 #include "flatquant/compress/ops/gemm.h"
+#include "flatquant/compress/ops/parallel.h"
 
 namespace flatquant::compress {
 namespace {
@@ -92,8 +93,8 @@ GemmShape RightGradient(const Sizes& s) {
 // What one thread needs for tiles of one size.
 struct Forward {
   Forward(const Sizes& s, bool has_left, bool has_right) : sizes(s) {
-    if (has_left) left.emplace(LeftProduct(s, true), Gemm::Threads::kSerial);
-    if (has_right) right.emplace(RightProduct(s, false), Gemm::Threads::kSerial);
+    if (has_left) left.emplace(LeftProduct(s, true));
+    if (has_right) right.emplace(RightProduct(s, false));
   }
 
   // scratch: three tiles.
@@ -118,7 +119,7 @@ struct Forward {
 struct Backward {
   Backward(const Sizes& s, bool has_left, bool has_right, bool needs_x, bool needs_p) : sizes(s) {
     const auto make = [](std::optional<Gemm>& gemm, bool wanted, const GemmShape& shape) {
-      if (wanted) gemm.emplace(shape, Gemm::Threads::kSerial);
+      if (wanted) gemm.emplace(shape);
     };
     make(left, has_left, LeftProduct(s, false));
     make(right, has_right, RightProduct(s, true));
@@ -162,30 +163,46 @@ struct Backward {
   bool scatters_x = false;
 };
 
-// Calls body(piece, state, first token) for every tile. Tokens are split among
-// threads in fixed pieces, so that sums depend on the thread count alone;
-// make(sizes) builds a thread's state for one tile size.
+// How x is cut up: into tiles of so many tokens (the last may be smaller), and
+// tiles into pieces, each with sums of its own. Both depend on sizes and the
+// thread count alone, and so do the sums.
+struct Cut {
+  explicit Cut(const Sizes& all)
+      : tile(std::clamp<int64_t>(kTileFloats / all.width(), 1, all.tokens)) {
+    // More pieces than threads even out what other processes take from one.
+    constexpr int64_t kPiecesPerThread = 4;
+    const int64_t tiles = (all.tokens + tile - 1) / tile;
+    const int64_t most = std::min<int64_t>(tiles, kPiecesPerThread * OpThreads());
+    piece = (tiles + most - 1) / most * tile;
+    pieces = (all.tokens + piece - 1) / piece;
+  }
+
+  int64_t tile, piece;  // tokens
+  int64_t pieces;
+};
+
+// Calls body(piece, state, first token, scratch of four tiles) for every tile;
+// make(sizes) builds what a thread needs for one tile size.
 template <typename Make, typename Body>
-void ForEachTile(const Sizes& all, int64_t pieces, const Make& make, const Body& body) {
-  const int64_t most = std::clamp<int64_t>(kTileFloats / all.width(), 1, all.tokens);
-  at::parallel_for(0, pieces, 1, [&](int64_t first, int64_t last) {
-    std::vector<float> scratch(4 * most * all.width());
-    for (int64_t piece = first; piece < last; ++piece) {
-      const int64_t end = all.tokens * (piece + 1) / pieces;
-      auto state = make(Sizes{most, all.left, all.right});
-      for (int64_t token = all.tokens * piece / pieces; token < end;) {
-        const int64_t tokens = std::min(most, end - token);
-        if (tokens != state.sizes.tokens) state = make(Sizes{tokens, all.left, all.right});
-        body(piece, state, token, scratch.data());
-        token += tokens;
+void ForEachTile(const Sizes& all, const Cut& cut, const Make& make, const Body& body) {
+  using State = std::invoke_result_t<Make, Sizes>;
+  struct Worker {
+    std::vector<float> scratch;
+    std::optional<State> state;
+  };
+  std::vector<Worker> workers(OpThreads());
+  ParallelForEach(cut.pieces, [&](int thread, int64_t piece) {
+    Worker& worker = workers[thread];
+    worker.scratch.resize(4 * cut.tile * all.width());
+    const int64_t end = std::min(all.tokens, (piece + 1) * cut.piece);
+    for (int64_t token = piece * cut.piece; token < end; token += cut.tile) {
+      const int64_t tokens = std::min(cut.tile, end - token);
+      if (!worker.state || worker.state->sizes.tokens != tokens) {
+        worker.state.emplace(make(Sizes{tokens, all.left, all.right}));
       }
+      body(piece, *worker.state, token, worker.scratch.data());
     }
   });
-}
-
-int64_t Pieces(const Sizes& all) {
-  const int64_t tiles = (all.tokens * all.width() + kTileFloats - 1) / kTileFloats;
-  return std::clamp<int64_t>(at::get_num_threads(), 1, std::min(all.tokens, tiles));
 }
 
 const float* Data(const at::Tensor& t) { return t.defined() ? t.data_ptr<float>() : nullptr; }
@@ -201,8 +218,7 @@ struct KronFunction : torch::autograd::Function<KronFunction> {
     const float* from = x.data_ptr<float>();
     float* to = y.data_ptr<float>();
     ForEachTile(
-        all, Pieces(all),
-        [&](const Sizes& s) { return Forward(s, left.defined(), right.defined()); },
+        all, Cut(all), [&](const Sizes& s) { return Forward(s, left.defined(), right.defined()); },
         [&](int64_t, Forward& forward, int64_t token, float* scratch) {
           const int64_t offset = token * all.width();
           forward(from + offset, Data(left), Data(right), to + offset, scratch);
@@ -220,15 +236,15 @@ struct KronFunction : torch::autograd::Function<KronFunction> {
     const bool needs_left = left.defined() && ctx->needs_input_grad(1);
     const bool needs_right = right.defined() && ctx->needs_input_grad(left.defined() ? 2 : 1);
     const bool needs_p = needs_left || needs_right;
-    const int64_t pieces = Pieces(all);
+    const Cut cut(all);
     const at::Tensor dx = needs_x ? at::empty_like(x) : at::Tensor();
-    const at::Tensor dleft = at::zeros({pieces, all.left, all.left}, x.options());
-    const at::Tensor dright = at::zeros({pieces, all.right, all.right}, x.options());
+    const at::Tensor dleft = at::zeros({cut.pieces, all.left, all.left}, x.options());
+    const at::Tensor dright = at::zeros({cut.pieces, all.right, all.right}, x.options());
     const float *from = x.data_ptr<float>(), *dy = g.data_ptr<float>();
     float* to = needs_x ? dx.data_ptr<float>() : nullptr;
     float *sum_left = dleft.data_ptr<float>(), *sum_right = dright.data_ptr<float>();
     ForEachTile(
-        all, pieces,
+        all, cut,
         [&](const Sizes& s) {
           return Backward(s, left.defined(), right.defined(), needs_x, needs_p);
         },

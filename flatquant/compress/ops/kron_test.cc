@@ -1,11 +1,11 @@
 #include "flatquant/compress/ops/kron.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 
 #include <cmath>
 
 #include "flatquant/compress/ops/op_testing.h"
+#include "flatquant/compress/ops/parallel.h"
 
 namespace flatquant::compress {
 namespace {
@@ -25,9 +25,9 @@ TEST(KronTransform, EqualsTheCompositeInDouble) {
                                    {{2, 7}, 4, 6, true, true},    {{201}, 16, 33, true, true},
                                    {{2, 90}, 8, 64, true, false}, {{2, 90, 3}, 1, 64, false, true},
                                    {{1}, 200, 170, true, true},   {{130}, 4, 64, true, false}};
-  const int before = at::get_num_threads();
+  const int before = OpThreads();
   for (const int threads : {1, 3}) {
-    at::set_num_threads(threads);
+    SetOpThreads(threads);
     for (const Case& c : cases) {
       std::vector<int64_t> sizes = c.rows;
       sizes.push_back(c.left * c.right);
@@ -55,7 +55,7 @@ TEST(KronTransform, EqualsTheCompositeInDouble) {
       }
     }
   }
-  at::set_num_threads(before);
+  SetOpThreads(before);
 }
 
 TEST(KronTransform, SkipsGradientsThatNobodyAsksFor) {

@@ -1,7 +1,6 @@
 #include "flatquant/compress/ops/linear.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
@@ -10,6 +9,7 @@
 #include "flatquant/compress/ops/composite.h"
 #include "flatquant/compress/ops/cpu_path.h"
 #include "flatquant/compress/ops/gemm.h"
+#include "flatquant/compress/ops/parallel.h"
 
 namespace flatquant::compress {
 namespace {
@@ -26,7 +26,7 @@ at::Tensor Operand(const at::Tensor& t, bool amp) {
   const at::Tensor rounded = at::empty_like(flat, flat.options().dtype(wanted));
   const float* from = flat.data_ptr<float>();
   auto* to = static_cast<uint16_t*>(rounded.data_ptr());
-  at::parallel_for(0, flat.numel(), kElementGrain, [&](int64_t begin, int64_t end) {
+  ParallelFor(flat.numel(), kElementGrain, [&](int64_t begin, int64_t end) {
     FloatToBF16(from + begin, to + begin, static_cast<size_t>(end - begin));
   });
   return rounded;
@@ -51,7 +51,7 @@ void Multiply(const at::Tensor& a, bool transpose_a, const at::Tensor& b, bool t
   shape.operands = type(a);
   shape.result = type(c);
   shape.accumulate = accumulate;
-  Gemm(shape, Gemm::Threads::kParallel)(a.data_ptr(), b.data_ptr(), c.data_ptr());
+  ParallelGemm(shape, a.data_ptr(), b.data_ptr(), c.data_ptr());
 }
 
 struct LinearFunction : torch::autograd::Function<LinearFunction> {

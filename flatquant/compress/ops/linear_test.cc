@@ -31,7 +31,8 @@ TEST(Gemm, EqualsLibTorchForEveryLayout) {
         shape.transpose_a = transpose_a;
         shape.transpose_b = transpose_b;
         shape.accumulate = accumulate;
-        Gemm(shape, Gemm::Threads::kSerial)(a.data_ptr(), b.data_ptr(), c.data_ptr());
+        Gemm gemm(shape);
+        gemm(a.data_ptr(), b.data_ptr(), c.data_ptr());
         at::Tensor expected = start.to(at::kDouble);
         const at::Tensor product = at::matmul((transpose_a ? a.t() : a).to(at::kDouble),
                                               (transpose_b ? b.t() : b).to(at::kDouble));

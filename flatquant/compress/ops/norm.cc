@@ -1,7 +1,6 @@
 #include "flatquant/compress/ops/norm.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
@@ -10,6 +9,7 @@
 #include "flatquant/compress/ops/composite.h"
 #include "flatquant/compress/ops/cpu_path.h"
 #include "flatquant/compress/ops/exp.h"
+#include "flatquant/compress/ops/parallel.h"
 
 namespace flatquant::compress {
 namespace {
@@ -26,7 +26,7 @@ struct RmsNormFunction : torch::autograd::Function<RmsNormFunction> {
     const at::Tensor y = at::empty_like(x), inverse = at::empty({rows}, x.options());
     const float *from = x.data_ptr<float>(), *scale = w.data_ptr<float>();
     float *to = y.data_ptr<float>(), *r = inverse.data_ptr<float>();
-    at::parallel_for(0, rows, RowGrain(n), [&](int64_t begin, int64_t end) {
+    ParallelFor(rows, RowGrain(n), [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const float* a = from + i * n;
         float sum = 0;
@@ -52,27 +52,25 @@ struct RmsNormFunction : torch::autograd::Function<RmsNormFunction> {
     const at::Tensor dx = at::empty_like(x);
     // One sum per piece, added up in order, so that the result depends on the
     // thread count alone.
-    const int64_t pieces = std::min<int64_t>(at::get_num_threads(), rows);
+    const int64_t pieces = std::min<int64_t>(OpThreads(), rows);
     const at::Tensor partial = at::zeros({std::max<int64_t>(pieces, 1), n}, x.options());
     const float *a = x.data_ptr<float>(), *scale = w.data_ptr<float>(),
                 *r = inverse.data_ptr<float>(), *b = g.data_ptr<float>();
     float *d = dx.data_ptr<float>(), *sums = partial.data_ptr<float>();
-    at::parallel_for(0, pieces, 1, [&](int64_t first, int64_t last) {
-      for (int64_t piece = first; piece < last; ++piece) {
-        float* dw = sums + piece * n;
-        for (int64_t i = rows * piece / pieces; i < rows * (piece + 1) / pieces; ++i) {
-          const float *ai = a + i * n, *bi = b + i * n;
-          float* di = d + i * n;
-          float dot = 0;
+    ParallelForEach(pieces, [&](int, int64_t piece) {
+      float* dw = sums + piece * n;
+      for (int64_t i = rows * piece / pieces; i < rows * (piece + 1) / pieces; ++i) {
+        const float *ai = a + i * n, *bi = b + i * n;
+        float* di = d + i * n;
+        float dot = 0;
 #pragma omp simd reduction(+ : dot)
-          for (int64_t j = 0; j < n; ++j) dot += ai[j] * bi[j] * scale[j];
-          const float ri = r[i], shrink = dot * ri * ri * ri / static_cast<float>(n);
+        for (int64_t j = 0; j < n; ++j) dot += ai[j] * bi[j] * scale[j];
+        const float ri = r[i], shrink = dot * ri * ri * ri / static_cast<float>(n);
 #pragma omp simd
-          for (int64_t j = 0; j < n; ++j) di[j] = bi[j] * scale[j] * ri - ai[j] * shrink;
-          if (!weight_gradient) continue;
+        for (int64_t j = 0; j < n; ++j) di[j] = bi[j] * scale[j] * ri - ai[j] * shrink;
+        if (!weight_gradient) continue;
 #pragma omp simd
-          for (int64_t j = 0; j < n; ++j) dw[j] += ai[j] * bi[j] * ri;
-        }
+        for (int64_t j = 0; j < n; ++j) dw[j] += ai[j] * bi[j] * ri;
       }
     });
     return {dx, weight_gradient ? partial.sum(0) : at::Tensor(), at::Tensor()};
@@ -84,7 +82,7 @@ struct SwigluFunction : torch::autograd::Function<SwigluFunction> {
     const at::Tensor a = gate.contiguous(), b = up.contiguous(), y = at::empty_like(a);
     const float *pa = a.data_ptr<float>(), *pb = b.data_ptr<float>();
     float* to = y.data_ptr<float>();
-    at::parallel_for(0, a.numel(), kElementGrain, [&](int64_t begin, int64_t end) {
+    ParallelFor(a.numel(), kElementGrain, [&](int64_t begin, int64_t end) {
 #pragma omp simd
       for (int64_t i = begin; i < end; ++i) to[i] = pa[i] * pb[i] / (1.0f + FastExp(-pa[i]));
     });
@@ -100,7 +98,7 @@ struct SwigluFunction : torch::autograd::Function<SwigluFunction> {
     const float *pa = saved[0].data_ptr<float>(), *pb = saved[1].data_ptr<float>(),
                 *pg = g.data_ptr<float>();
     float *qa = da.data_ptr<float>(), *qb = db.data_ptr<float>();
-    at::parallel_for(0, g.numel(), kElementGrain, [&](int64_t begin, int64_t end) {
+    ParallelFor(g.numel(), kElementGrain, [&](int64_t begin, int64_t end) {
 #pragma omp simd
       for (int64_t i = begin; i < end; ++i) {
         const float s = 1.0f / (1.0f + FastExp(-pa[i]));
@@ -119,22 +117,21 @@ at::Tensor Rotate(const at::Tensor& input, const at::Tensor& cos, const at::Tens
   const int64_t tokens = x.size(1), heads = x.size(2), half = x.size(3) / 2;
   const float *from = x.data_ptr<float>(), *c = cos.data_ptr<float>(), *s = sin.data_ptr<float>();
   float* to = y.data_ptr<float>();
-  at::parallel_for(0, x.size(0) * tokens, RowGrain(2 * half * heads),
-                   [&](int64_t begin, int64_t end) {
-                     for (int64_t row = begin; row < end; ++row) {
-                       const float *ct = c + row % tokens * half, *st = s + row % tokens * half;
-                       for (int64_t h = row * heads; h < (row + 1) * heads; ++h) {
-                         const float* a = from + h * 2 * half;
-                         float* b = to + h * 2 * half;
+  ParallelFor(x.size(0) * tokens, RowGrain(2 * half * heads), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const float *ct = c + row % tokens * half, *st = s + row % tokens * half;
+      for (int64_t h = row * heads; h < (row + 1) * heads; ++h) {
+        const float* a = from + h * 2 * half;
+        float* b = to + h * 2 * half;
 #pragma omp simd
-                         for (int64_t j = 0; j < half; ++j) {
-                           const float sine = direction * st[j];
-                           b[j] = a[j] * ct[j] - a[j + half] * sine;
-                           b[j + half] = a[j + half] * ct[j] + a[j] * sine;
-                         }
-                       }
-                     }
-                   });
+        for (int64_t j = 0; j < half; ++j) {
+          const float sine = direction * st[j];
+          b[j] = a[j] * ct[j] - a[j + half] * sine;
+          b[j + half] = a[j + half] * ct[j] + a[j] * sine;
+        }
+      }
+    }
+  });
   return y;
 }
 

@@ -2,13 +2,13 @@
 // backward, in processor seconds of one thread (so that a busy machine matters
 // little). Not part of the build; with LibTorch and oneDNN:
 //
-//   g++ -O3 -march=x86-64-v3 -fopenmp -std=gnu++20 -I. -fno-math-errno \
-//       -fno-trapping-math flatquant/compress/ops/{ops_bench,attention,composite,\
-//       fake_quant,gemm,kron,linear,memory,norm}.cc flatquant/base/{half,error}.cc \
-//       -ltorch -ltorch_cpu -lc10 -ldnnl -o ops_bench && ./ops_bench demo
+//   cd flatquant/compress/ops
+//   g++ -O3 -march=x86-64-v3 -fopenmp -std=gnu++20 -I../../.. -fno-math-errno
+//       -fno-trapping-math $(ls *.cc | grep -v test) ../../base/half.cc
+//       ../../base/error.cc ../../base/thread_pool.cc -ltorch -ltorch_cpu -lc10
+//       -ldnnl -o /tmp/ops_bench && /tmp/ops_bench demo
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 #include <torch/csrc/autograd/autograd.h>
 
 #include <algorithm>
@@ -24,6 +24,7 @@
 #include "flatquant/compress/ops/linear.h"
 #include "flatquant/compress/ops/memory.h"
 #include "flatquant/compress/ops/norm.h"
+#include "flatquant/compress/ops/parallel.h"
 
 namespace flatquant::compress {
 namespace {
@@ -142,7 +143,7 @@ void Run(const Model& m, int repeats, bool amp) {
 
 int main(int argc, char** argv) {
   using flatquant::compress::Model;
-  at::set_num_threads(1);
+  SetOpThreads(1);
   flatquant::compress::KeepFreedMemory();
   const bool wide = argc > 1 && std::string(argv[1]) == "wide";
   const bool amp = !(argc > 2 && std::string(argv[2]) == "fp32");
