@@ -1,0 +1,129 @@
+// The two halves agree: a packed model's likelihoods through the runtime (integer
+// arithmetic, packed cache) equal those through LibTorch (compress's fake-quant
+// forward, which shares no arithmetic with it).
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include "tests/support/shared_data.h"
+#if FLATQUANT_WITH_COMPRESS
+#include "flatquant/compress/fake_quant_forward.h"
+#include "flatquant/compress/quantize.h"
+#include "flatquant/data/lazy_tokenizer.h"
+#include "flatquant/data/token_windows.h"
+#include "flatquant/model/source_model.h"
+#include "flatquant/runtime/engine.h"
+
+namespace flatquant {
+namespace {
+
+// In few bits a sum that ends near a half-way case rounds to the other code when
+// it is added up in another order. One such code changes what follows it, through
+// the cache all later tokens too, so that two correct implementations drift apart
+// like two draws of the same quantization noise: the deeper, the further. Hence
+// two checks. On one block, where drift cannot build up, the means must agree
+// within kMeanBound. At full depth their difference must be noise: its mean within
+// kSigmas standard errors of zero.
+constexpr double kMeanBound = 1e-3;
+constexpr double kSigmas = 4;
+
+struct Difference {
+  double mean = 0;
+  double standard_error = 0;
+  double level = 0;  // mean likelihood of the expected side
+};
+
+Difference Compare(const PackedModel& packed, const TokenWindows& windows) {
+  const std::vector<float> expected = FakeQuantTokenNll(packed, windows);
+  const auto engine = Engine::FromPacked(packed, EngineOptions{});
+  Sequence sequence(*engine, windows.length);
+  std::vector<float> got(static_cast<size_t>(windows.length - 1));
+  engine->TokenNll(sequence, {windows.window(0), static_cast<size_t>(windows.length)}, got);
+  EXPECT_EQ(expected.size(), got.size());
+
+  Difference difference;
+  const auto n = static_cast<double>(got.size());
+  double squares = 0;
+  for (size_t i = 0; i < got.size(); ++i) {
+    const double d = static_cast<double>(got[i]) - static_cast<double>(expected[i]);
+    difference.mean += d / n;
+    difference.level += static_cast<double>(expected[i]) / n;
+    squares += d * d / n;
+  }
+  difference.standard_error = std::sqrt(squares / n);
+  return difference;
+}
+
+void ExpectAgreement(const std::filesystem::path& directory, const QuantizeOptions& options,
+                     const DataSpec& text, int64_t length) {
+  const SourceModel source = SourceModel::Open(directory);
+  const LazyTokenizer tokenizer(directory);
+  const TokenWindows windows =
+      EvaluationWindows(text, tokenizer, length, /*limit=*/1, source.config().vocab);
+  PackedModel packed = Quantize(source, options, nullptr);
+
+  const Difference deep = Compare(packed, windows);
+  EXPECT_GT(deep.level, 1.0);
+  EXPECT_LE(std::abs(deep.mean), kMeanBound + kSigmas * deep.standard_error);
+
+  packed.blocks.resize(1);
+  packed.config.layers = 1;
+  const Difference shallow = Compare(packed, windows);
+  EXPECT_LE(std::abs(shallow.mean), kMeanBound);
+  std::printf("difference of mean NLL: one block %.1e +- %.1e, all blocks %.1e +- %.1e\n",
+              shallow.mean, shallow.standard_error, deep.mean, deep.standard_error);
+}
+
+DataSpec DemoText() {
+  return DataSpec::Parse("jsonl:" +
+                         testing::SourcePath("models/demo-7m/selfgen-eval.jsonl").string());
+}
+
+class AgreementTest : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(AgreementTest, RoundToNearestOnTheDemoModel) {
+  QuantizeOptions options;
+  options.method = "rtn";
+  options.scheme = Scheme::Parse(GetParam());
+  ExpectAgreement(testing::SourcePath("models/demo-7m"), options, DemoText(), 1024);
+}
+
+INSTANTIATE_TEST_SUITE_P(Schemes, AgreementTest,
+                         ::testing::Values("w4a4kv4", "w4a16", "w8a8", "w4a8kv4", "w16a16kv2",
+                                           "w3a5k6v3", "w16a16"),
+                         [](const auto& info) { return std::string(info.param); });
+
+// Transforms at every site and in the cache, learned in two short steps per block.
+TEST(AgreementWithTransformsTest, FlatQuantOnTheDemoModel) {
+  QuantizeOptions options;
+  options.calib = DataSpec::Parse(
+      "jsonl:" + testing::SourcePath("models/demo-7m/selfgen-calib.jsonl").string());
+  options.nsamples = 4;
+  options.seqlen = 128;
+  options.epochs = 2;
+  ExpectAgreement(testing::SourcePath("models/demo-7m"), options, DemoText(), 1024);
+}
+
+// The original's matrices, with its activation clips per linear, at full length.
+TEST(AgreementWithTransformsTest, ImportedMatricesOnWikillama) {
+  FLATQUANT_NEEDS_SHARED("models/wikillama-43m");
+  FLATQUANT_NEEDS_SHARED("golden/wikillama-43m/flat_matrices.pth");
+  QuantizeOptions options;
+  options.transforms = testing::SharedPath("golden/wikillama-43m/flat_matrices.pth");
+  const DataSpec text =
+      DataSpec::Parse("wikitext2:" + testing::SharedPath("data/wiki.test.raw").string());
+  ExpectAgreement(testing::SharedPath("models/wikillama-43m"), options, text, 2048);
+}
+
+}  // namespace
+}  // namespace flatquant
+
+#else
+
+TEST(AgreementTest, NeedsBothHalves) { GTEST_SKIP() << "built without the compression half"; }
+
+#endif
