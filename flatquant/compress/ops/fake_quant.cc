@@ -3,7 +3,10 @@
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <vector>
+
 #include "flatquant/base/error.h"
+#include "flatquant/base/half.h"
 #include "flatquant/compress/ops/composite.h"
 #include "flatquant/compress/ops/cpu_path.h"
 #include "flatquant/compress/ops/fake_quant_rows.h"
@@ -80,23 +83,33 @@ struct FakeQuantFunction : torch::autograd::Function<FakeQuantFunction<kKind>> {
   static variable_list backward(AutogradContext* ctx, variable_list gradients) {
     const variable_list saved = ctx->get_saved_variables();
     const at::Tensor &x = saved[0], &clip_max = saved[1], &clip_min = saved[2];
-    const at::Tensor g = gradients[0].to(at::kFloat).contiguous();
+    const at::Tensor g = gradients[0].contiguous();
     const int bits = static_cast<int>(ctx->saved_data["bits"].toInt());
     const int64_t n = x.size(-1), rows = x.numel() / n;
     const at::Tensor dx = at::empty_like(x);
     const at::Tensor dmax = at::empty({rows}, x.options()), dmin = at::empty({rows}, x.options());
     const Factors factors(clip_max, clip_min);
-    const float *from = x.data_ptr<float>(), *dy = g.data_ptr<float>();
+    const float* from = x.data_ptr<float>();
+    const void* dy = g.data_ptr();
+    const bool rounded = g.scalar_type() == at::kBFloat16;
     const auto* range = reinterpret_cast<const Range*>(saved[3].data_ptr<float>());
     float *to = dx.data_ptr<float>(), *to_max = dmax.data_ptr<float>(),
           *to_min = dmin.data_ptr<float>();
     ParallelFor(rows, RowGrain(n), [&](int64_t begin, int64_t end) {
+      std::vector<float> widened(rounded ? n : 0);
       for (int64_t i = begin; i < end; ++i) {
+        const float* gradient = widened.data();
+        if (rounded) {
+          BF16ToFloat(static_cast<const uint16_t*>(dy) + i * n, widened.data(),
+                      static_cast<size_t>(n));
+        } else {
+          gradient = static_cast<const float*>(dy) + i * n;
+        }
         const float up = factors.max[i * factors.max_step];
         const float down = factors.min[i * factors.min_step];
         const RowGrid grid = MakeGrid<kKind>(range[i].max * up, range[i].min * down, bits);
         const float* row = from + i * n;
-        const RangeGradient flow = QuantizeRowBackward<kKind>(row, dy + i * n, n, grid, to + i * n);
+        const RangeGradient flow = QuantizeRowBackward<kKind>(row, gradient, n, grid, to + i * n);
         to_max[i] = flow.hi * range[i].max;
         to_min[i] = flow.lo * range[i].min;
         if (flow.hi != 0 && range[i].max > 0) {

@@ -159,6 +159,20 @@ TEST(FakeQuant, IsTheSameForAnyThreadCount) {
   SetOpThreads(before);
 }
 
+TEST(FakeQuant, TakesRoundedGradients) {
+  for (const Kind kind : {Kind::kActivation, Kind::kKv, Kind::kWeight}) {
+    const at::Tensor x = Leaf(RandomNormal({7, 37}, 1)),
+                     clip = Leaf(at::full({7, 1}, 1.0, at::kFloat));
+    const at::Tensor logit = kind == Kind::kWeight ? clip : clip.select(0, 0);
+    const at::Tensor g = RandomNormal({7, 37}, 2).to(at::kBFloat16);
+    const auto rounded =
+        Gradients({Fused(kind, x, logit, logit, 4, at::kBFloat16)}, {x, clip}, {g});
+    const auto floats = Gradients({Fused(kind, x, logit, logit, 4)}, {x, clip}, {g.to(at::kFloat)});
+    EXPECT_TRUE(at::equal(rounded[0], floats[0]));
+    EXPECT_TRUE(at::equal(rounded[1], floats[1]));
+  }
+}
+
 TEST(FakeQuant, AcceptsStridedInputAndGradient) {
   const at::Tensor base = RandomNormal({6, 2, 16}, 9);
   const at::Tensor x = base.select(1, 1).detach().set_requires_grad(true);

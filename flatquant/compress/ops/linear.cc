@@ -54,21 +54,25 @@ void Multiply(const at::Tensor& a, bool transpose_a, const at::Tensor& b, bool t
   ParallelGemm(shape, a.data_ptr(), b.data_ptr(), c.data_ptr());
 }
 
+// A gradient that autograd wants in bfloat16, since the input came in it, is
+// written so by its matrix product, where that is one product.
 struct LinearFunction : torch::autograd::Function<LinearFunction> {
   static variable_list forward(AutogradContext* ctx, const at::Tensor& x, at::TensorList weights,
                                bool amp) {
     variable_list saved = {Operand(x, amp)}, results;
     std::vector<int64_t> sizes = x.sizes().vec();
+    std::vector<int64_t> types = {static_cast<int64_t>(x.scalar_type())};
     for (const at::Tensor& w : weights) {
       saved.push_back(Operand(w, amp));
       const at::Tensor y = at::empty({saved[0].size(0), w.size(0)}, x.options().dtype(at::kFloat));
       Multiply(saved[0], false, saved.back(), true, y);
       sizes.back() = w.size(0);
       results.push_back(y.view(sizes));
+      types.push_back(static_cast<int64_t>(w.scalar_type()));
     }
     ctx->saved_data["amp"] = amp;
     ctx->saved_data["sizes"] = x.sizes();
-    ctx->saved_data["rounded_input"] = x.scalar_type() == at::kBFloat16;
+    ctx->saved_data["types"] = types;
     ctx->save_for_backward(std::move(saved));
     ctx->set_materialize_grads(false);
     return results;
@@ -77,26 +81,33 @@ struct LinearFunction : torch::autograd::Function<LinearFunction> {
   static variable_list backward(AutogradContext* ctx, variable_list gradients) {
     const variable_list saved = ctx->get_saved_variables();
     const bool amp = ctx->saved_data["amp"].toBool();
+    const std::vector<int64_t> types = ctx->saved_data["types"].toIntVector();
     const at::Tensor& x = saved[0];
     variable_list results(saved.size() + 1);  // x, the weights, amp
-    const auto floats = x.options().dtype(at::kFloat);
+    const auto empty = [&](const at::Tensor& like, at::ScalarType type) {
+      return at::empty(like.sizes(), x.options().dtype(type));
+    };
+    const auto wanted = [&](size_t i) {
+      return amp ? static_cast<at::ScalarType>(types[i]) : at::kFloat;
+    };
+    const auto used = std::count_if(gradients.begin(), gradients.end(),
+                                    [](const at::Tensor& g) { return g.defined(); });
     for (size_t i = 0; i < gradients.size(); ++i) {
       if (!gradients[i].defined()) continue;
       const at::Tensor g = Operand(gradients[i], amp);
-      const at::Tensor& w = saved[i + 1];
       if (ctx->needs_input_grad(0)) {
         const bool first = !results[0].defined();
-        if (first) results[0] = at::empty({g.size(0), w.size(1)}, floats);
-        Multiply(g, false, w, false, results[0], /*accumulate=*/!first);
+        if (first) results[0] = empty(x, used == 1 ? wanted(0) : at::kFloat);
+        Multiply(g, false, saved[i + 1], false, results[0], /*accumulate=*/!first);
       }
       if (ctx->needs_input_grad(i + 1)) {
-        results[i + 1] = at::empty({w.size(0), w.size(1)}, floats);
+        results[i + 1] = empty(saved[i + 1], wanted(i + 1));
         Multiply(g, true, x, false, results[i + 1]);
       }
     }
     if (results[0].defined()) {
-      results[0] = results[0].view(ctx->saved_data["sizes"].toIntVector());
-      if (ctx->saved_data["rounded_input"].toBool()) results[0] = results[0].to(at::kBFloat16);
+      results[0] = Operand(results[0], static_cast<at::ScalarType>(types[0]) == at::kBFloat16)
+                       .view(ctx->saved_data["sizes"].toIntVector());
     }
     return results;
   }

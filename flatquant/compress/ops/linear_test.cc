@@ -74,16 +74,29 @@ TEST(LinearGroup, EqualsProductsOfItsOperandsInDouble) {
   }
 }
 
-TEST(LinearOp, TakesRoundedInput) {
+// Gradients of bfloat16 inputs are bfloat16: sums in float, rounded once to 8
+// significant bits.
+TEST(LinearGroup, TakesRoundedInputs) {
   const at::Tensor x = Leaf(RandomNormal({6, 16}, 1), at::kBFloat16);
-  const at::Tensor w = RandomNormal({8, 16}, 2), g = RandomNormal({6, 8}, 3);
-  const at::Tensor y = LinearOp(x, w, {}, /*amp=*/true);
-  ExpectClose(y, at::matmul(Rounded(x, true), Rounded(w, true).t()), 16 * 16 * kFloatEpsilon, "y");
-  const at::Tensor dx = Gradients({y}, {x}, {g})[0];
-  ASSERT_EQ(dx.scalar_type(), at::kBFloat16);
-  // The sum, rounded once to bfloat16 (8 significant bits).
-  const at::Tensor expected = at::matmul(Rounded(g, true), Rounded(w, true));
-  ExpectClose(dx, expected, MaxAbs(expected) * 0x1p-8, "dx");
+  const std::vector<at::Tensor> w = {Leaf(RandomNormal({8, 16}, 2), at::kBFloat16),
+                                     Leaf(RandomNormal({3, 16}, 3), at::kBFloat16)};
+  const std::vector<at::Tensor> g = {RandomNormal({6, 8}, 4), RandomNormal({6, 3}, 5)};
+  std::vector<at::Tensor> dx;
+  for (size_t i = 0; i < 2; ++i) {
+    dx.push_back(at::matmul(Rounded(g[i], true), Rounded(w[i], true)));
+    const at::Tensor y = LinearOp(x, w[i], {}, /*amp=*/true);
+    const at::Tensor exact = at::matmul(Rounded(x, true), Rounded(w[i], true).t());
+    ExpectClose(y, exact, 16 * 16 * kFloatEpsilon, "y");
+    const auto gradients = Gradients({y}, {x, w[i]}, {g[i]});
+    ASSERT_EQ(gradients[0].scalar_type(), at::kBFloat16);
+    ASSERT_EQ(gradients[1].scalar_type(), at::kBFloat16);
+    ExpectClose(gradients[0], dx[i], MaxAbs(dx[i]) * 0x1p-8, "dx");
+    const at::Tensor dw = at::matmul(Rounded(g[i], true).t(), Rounded(x, true));
+    ExpectClose(gradients[1], dw, MaxAbs(dw) * 0x1p-8, "dw");
+  }
+  const at::Tensor both = Gradients(LinearGroup(x, w, {}, /*amp=*/true), {x}, g)[0];
+  ASSERT_EQ(both.scalar_type(), at::kBFloat16);
+  ExpectClose(both, dx[0] + dx[1], MaxAbs(dx[0] + dx[1]) * 0x1p-8, "dx of both");
 }
 
 TEST(LinearOp, UnusedOutputsCostNothing) {

@@ -143,7 +143,7 @@ void Run(const Model& m, int repeats, bool amp) {
 
 int main(int argc, char** argv) {
   using flatquant::compress::Model;
-  SetOpThreads(1);
+  flatquant::compress::SetOpThreads(1);
   flatquant::compress::KeepFreedMemory();
   const bool wide = argc > 1 && std::string(argv[1]) == "wide";
   const bool amp = !(argc > 2 && std::string(argv[2]) == "fp32");
