@@ -32,7 +32,8 @@ at::Tensor RandomOrthogonal(int64_t n, Rng& rng) {
   auto [q, r] = at::linalg_qr(gaussian);
   // QR fixes R's diagonal only up to sign; making it positive makes Q uniform.
   const at::Tensor diagonal = r.diagonal();
-  return q * at::where(diagonal < 0, -at::ones_like(diagonal), at::ones_like(diagonal));
+  return (q * at::where(diagonal < 0, -at::ones_like(diagonal), at::ones_like(diagonal)))
+      .contiguous();
 }
 
 InvertibleMatrix InvertibleMatrix::SvdCayley(int64_t n, Rng& rng, at::Device device) {

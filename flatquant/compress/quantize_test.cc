@@ -1,0 +1,161 @@
+#include "flatquant/compress/quantize.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <string>
+
+#include "flatquant/base/error.h"
+#include "flatquant/compress/equivalence.h"
+#include "flatquant/compress/tiny_model_for_test.h"
+
+namespace flatquant {
+namespace {
+
+namespace fs = std::filesystem;
+using compress::RandomWindows;
+using compress::TinyLlama;
+using compress::WriteTinyModel;
+
+std::string FileBytes(const fs::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+}
+
+template <typename Body>
+std::string ErrorName(const Body& body) {
+  try {
+    body();
+  } catch (const Error& error) {
+    return error.name();
+  }
+  return "";
+}
+
+QuantizeOptions ShortCalibration() {
+  QuantizeOptions options;
+  options.epochs = 2;
+  options.batch = 2;
+  options.threads = 1;
+  return options;
+}
+
+bool SameBytes(const Tensor& a, const Tensor& b) {
+  return a.bytes() == b.bytes() && std::memcmp(a.data, b.data, a.bytes()) == 0;
+}
+
+class QuantizeTest : public ::testing::Test {
+ protected:
+  QuantizeTest()
+      : source_(WriteTinyModel(TinyLlama(), 1)),
+        model_(SourceModel::Open(source_)),
+        windows_(RandomWindows(model_.config(), 4, 16, 2)) {}
+
+  fs::path source_;
+  SourceModel model_;
+  TokenWindows windows_;
+};
+
+TEST_F(QuantizeTest, SameSeedWritesTheSameBytes) {
+  fs::path outputs[2];
+  for (fs::path& output : outputs) {
+    output = testing::ScratchFolder() / "packed";
+    WritePackedModel(Quantize(model_, ShortCalibration(), windows_, nullptr), source_, output);
+  }
+  int compared = 0;
+  for (const auto& entry : fs::directory_iterator(outputs[0])) {
+    const fs::path name = entry.path().filename();
+    EXPECT_EQ(FileBytes(entry.path()), FileBytes(outputs[1] / name)) << name;
+    ++compared;
+  }
+  EXPECT_GE(compared, 2);
+}
+
+TEST_F(QuantizeTest, AnotherSeedGivesOtherTransforms) {
+  QuantizeOptions options = ShortCalibration();
+  const PackedModel first = Quantize(model_, options, windows_, nullptr);
+  options.seed = 1;
+  const PackedModel second = Quantize(model_, options, windows_, nullptr);
+  EXPECT_FALSE(SameBytes(first.blocks[0].site(Site::kAttnIn).left,
+                         second.blocks[0].site(Site::kAttnIn).left));
+}
+
+TEST_F(QuantizeTest, ReportsBlocksAndSelfTest) {
+  QuantizeReport report;
+  const PackedModel packed = Quantize(model_, ShortCalibration(), windows_, &report);
+  ASSERT_EQ(report.blocks.size(), 2u);
+  for (const BlockReport& block : report.blocks) {
+    EXPECT_GT(block.loss_before, 0);
+    EXPECT_LT(block.loss_after, block.loss_before);
+  }
+  EXPECT_GT(report.self_test_error, 0);
+  EXPECT_LE(report.self_test_error, compress::kSelfTestBound);
+  EXPECT_EQ(packed.provenance.at("method"), "flatquant");
+  EXPECT_EQ(packed.provenance.at("data"), windows_.Fingerprint());
+}
+
+TEST_F(QuantizeTest, WrittenModelReadsBack) {
+  for (const char* scheme : {"w4a4kv4", "w3a8kv2", "w8a8", "w4a16", "w16a16kv2"}) {
+    QuantizeOptions options = ShortCalibration();
+    options.epochs = 1;
+    options.scheme = Scheme::Parse(scheme);
+    const fs::path output = testing::ScratchFolder() / "packed";
+    WritePackedModel(Quantize(model_, options, windows_, nullptr), source_, output);
+    EXPECT_EQ(ReadPackedModel(output).scheme, options.scheme) << scheme;
+  }
+}
+
+TEST_F(QuantizeTest, RtnNeedsNoData) {
+  QuantizeOptions options;
+  options.method = "rtn";
+  const PackedModel packed = Quantize(model_, options, nullptr);
+  EXPECT_FALSE(packed.blocks[0].site(Site::kAttnIn).has_transform());
+  EXPECT_FALSE(packed.blocks[0].cache.k_transform.defined());
+  EXPECT_EQ(packed.blocks[0].site(Site::kMlpOut).clips[0].max, 1.0f);
+  EXPECT_FALSE(packed.lm_head.defined());
+}
+
+TEST_F(QuantizeTest, QuantizesOnlyTheFirstBlocksWhenAsked) {
+  QuantizeOptions options;
+  options.method = "rtn";
+  options.blocks = 1;
+  const PackedModel packed = Quantize(model_, options, nullptr);
+  ASSERT_EQ(packed.blocks.size(), 2u);
+  EXPECT_EQ(packed.blocks[0].linear(Linear::kQ).bits, 4);
+  EXPECT_EQ(packed.blocks[1].linear(Linear::kQ).bits, 16);
+  EXPECT_TRUE(SameBytes(packed.blocks[1].linear(Linear::kQ).weight, model_.Weight(1, Linear::kQ)));
+}
+
+TEST_F(QuantizeTest, NamesWhatIsWrongWithTheOptions) {
+  const auto quantize = [&](auto&& change) {
+    return ErrorName([&] {
+      QuantizeOptions options = ShortCalibration();
+      change(&options);
+      Quantize(model_, options, windows_, nullptr);
+    });
+  };
+  using O = QuantizeOptions*;
+  EXPECT_EQ(quantize([](O o) { o->method = "magic"; }), "quantize.unknown_method");
+  EXPECT_EQ(quantize([](O o) { o->batch = 0; }), "quantize.bad_option");
+  EXPECT_EQ(quantize([](O o) { o->epochs = -1; }), "quantize.bad_option");
+  EXPECT_EQ(quantize([](O o) { o->lr = 0; }), "quantize.bad_option");
+  EXPECT_EQ(quantize([](O o) { o->device = "abacus"; }), "quantize.bad_device");
+  EXPECT_EQ(quantize([](O o) {
+              o->method = "rtn";
+              o->transforms = "some.pth";
+            }),
+            "quantize.bad_option");
+  EXPECT_EQ(ErrorName([&] { Quantize(model_, ShortCalibration(), nullptr); }),
+            "quantize.needs_calibration");
+}
+
+TEST(MethodNames, AreTheRegistrys) {
+  EXPECT_THAT(MethodNames(), ::testing::ElementsAre("rtn", "flatquant"));
+}
+
+}  // namespace
+}  // namespace flatquant
