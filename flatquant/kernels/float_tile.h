@@ -10,10 +10,10 @@ typedef float Float8 __attribute__((vector_size(32)));
 typedef float Float8Unaligned __attribute__((vector_size(32), aligned(4)));
 
 // Columns that a tile of C has; B and C rows are padded to a multiple of it.
-constexpr int64_t kTileCols = 16;
+inline constexpr int64_t kTileCols = 16;
 // 6 rows x 16 columns are 12 of the 16 vector registers that AVX2 has; two more
 // hold B, one the broadcast element of A.
-constexpr int64_t kTileRows = 6;
+inline constexpr int64_t kTileRows = 6;
 
 constexpr int64_t PadToTile(int64_t n) { return (n + kTileCols - 1) / kTileCols * kTileCols; }
 

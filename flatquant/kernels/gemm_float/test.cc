@@ -10,7 +10,12 @@
 namespace flatquant {
 namespace {
 
-using namespace kernel_testing;
+using kernel_testing::ForEachKernel;
+using kernel_testing::ForEachSeed;
+using kernel_testing::kEpsilon;
+using kernel_testing::RandomFloats;
+using kernel_testing::RandomSize;
+using kernel_testing::Worst;
 
 // A weight matrix in one of the canonical forms, and its exact values.
 struct Weights {

@@ -9,7 +9,12 @@
 namespace flatquant {
 namespace {
 
-using namespace kernel_testing;
+using kernel_testing::ForEachKernel;
+using kernel_testing::ForEachSeed;
+using kernel_testing::kEpsilon;
+using kernel_testing::RandomFloats;
+using kernel_testing::RandomSize;
+using kernel_testing::Worst;
 
 // Integers and their canonical bytes.
 struct IntMatrix {

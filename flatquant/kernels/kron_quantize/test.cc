@@ -8,7 +8,12 @@
 namespace flatquant {
 namespace {
 
-using namespace kernel_testing;
+using kernel_testing::ForEachKernel;
+using kernel_testing::ForEachSeed;
+using kernel_testing::kEpsilon;
+using kernel_testing::RandomFloats;
+using kernel_testing::RandomSize;
+using kernel_testing::Worst;
 
 const std::byte* Bytes(const AlignedBuffer<float>& floats) {
   return reinterpret_cast<const std::byte*>(floats.data());

@@ -10,7 +10,9 @@
 namespace flatquant {
 namespace {
 
-using namespace kernel_testing;
+using kernel_testing::ForEachSeed;
+using kernel_testing::RandomFloats;
+using kernel_testing::RandomSize;
 
 struct Plane {
   std::vector<uint8_t> data;

@@ -6,7 +6,11 @@
 namespace flatquant {
 namespace {
 
-using namespace kernel_testing;
+using kernel_testing::ForEachSeed;
+using kernel_testing::kEpsilon;
+using kernel_testing::RandomFloats;
+using kernel_testing::RandomSize;
+using kernel_testing::Worst;
 
 TEST(RopeTest, AgreesWithTheFormula) {
   ThreadPool pool(2);
