@@ -59,7 +59,8 @@ bool RowIsCanonical(int bits, const std::byte* packed, int64_t cols) noexcept {
   if (bits == 4) return good;  // every nibble is a 4-bit code
   for (int64_t i = 0; i < cols / 2; ++i) {
     const uint8_t byte = Byte(packed, i);
-    good &= InRange(bits, LowNibble(byte)) & InRange(bits, HighNibble(byte));
+    good &= InRange(bits, LowNibble(byte));
+    good &= InRange(bits, HighNibble(byte));
   }
   return good;
 }
