@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "flatquant/kernels/attention/attention.h"
+#include "flatquant/kernels/embedding/embedding.h"
 #include "flatquant/kernels/quantize_kv/quantize_kv.h"
 #include "flatquant/kernels/rms_norm/rms_norm.h"
 #include "flatquant/kernels/rope/rope.h"
@@ -25,8 +26,9 @@ void AddTo(float* stream, const float* update, int64_t n, ThreadPool& pool) {
 struct BlockPass {
   const LoadedModel& model;
   const LoadedBlock& block;
-  int64_t first_position;
-  int64_t tokens;
+  size_t layer;
+  std::span<const Segment> segments;
+  int64_t tokens;  // of all segments
   Workspace& work;
   ThreadPool& pool;
 
@@ -49,12 +51,38 @@ struct BlockPass {
     return work.mixed.data();
   }
 
-  void Store(const float* x, KronClip clip, const KvPlane& plane) {
-    QuantizeKv({x, tokens, first_position, clip.max, clip.min, plane}, pool);
+  // Appends the segment's rows of k and v to its cache.
+  void Store(const Segment& segment, const float* k, const float* v) {
+    const int64_t first = segment.row_begin * model.config.kv_width();
+    const LoadedCache& cache = block.cache;
+    QuantizeKv({k + first, segment.tokens, segment.first_position, cache.k_clip.max,
+                cache.k_clip.min, segment.cache->k(layer)},
+               pool);
+    QuantizeKv({v + first, segment.tokens, segment.first_position, cache.v_clip.max,
+                cache.v_clip.min, segment.cache->v(layer)},
+               pool);
+  }
+
+  // y = the attention of the segment's rows of q over its cache; q and y [tokens,
+  // q_width] of the whole pass.
+  void Attend(const Segment& segment, const float* q, float* y) {
+    const ModelConfig& config = model.config;
+    const int64_t first = segment.row_begin * config.q_width();
+    AttentionArgs args;
+    args.q = q + first;
+    args.tokens = segment.tokens;
+    args.first_position = segment.first_position;
+    args.heads = config.heads;
+    args.window = config.sliding_window.value_or(0);
+    args.scale = 1.0f / std::sqrt(static_cast<float>(config.head_dim));
+    args.k = segment.cache->k(layer);
+    args.v = segment.cache->v(layer);
+    args.y = y + first;
+    Attention(args, pool);
   }
 
   // work.stream += attention(norm(work.stream))
-  void AttentionHalf(const KvPlane& k_plane, const KvPlane& v_plane) {
+  void AttentionHalf() {
     const ModelConfig& config = model.config;
     const LoadedCache& cache = block.cache;
     RmsNorm({work.stream.data(), block.input_norm.data(), config.rms_eps, tokens, config.hidden,
@@ -67,23 +95,12 @@ struct BlockPass {
     ApplyLinear(block.linear(Linear::kV), in, 2, work.v.data(), pool);
     const float* k = PrepareHeads(work.k.data(), config.kv_heads, block.k_norm,
                                   cache.has_k_transform ? &cache.k_transform : nullptr);
-    Store(k, cache.k_clip, k_plane);
-    Store(work.v.data(), cache.v_clip, v_plane);
+    for (const Segment& segment : segments) Store(segment, k, work.v.data());
     const float* q = PrepareHeads(work.q.data(), config.heads, block.q_norm,
                                   cache.has_q_transform ? &cache.q_transform : nullptr);
-    AttentionArgs attention;
-    attention.q = q;
-    attention.tokens = tokens;
-    attention.first_position = first_position;
-    attention.heads = config.heads;
-    attention.window = config.sliding_window.value_or(0);
-    attention.scale = 1.0f / std::sqrt(static_cast<float>(config.head_dim));
-    attention.k = k_plane;
-    attention.v = v_plane;
     // Q lies in one of the two; the other is free.
     float* mixed = q == work.q.data() ? work.mixed.data() : work.q.data();
-    attention.y = mixed;
-    Attention(attention, pool);
+    for (const Segment& segment : segments) Attend(segment, q, mixed);
     const SiteOutput out = ApplySite(block.site(Site::kAttnOut), mixed, tokens, work.site, pool);
     ApplyLinear(block.linear(Linear::kO), out, 0, work.normed.data(), pool);
     AddTo(work.stream.data(), work.normed.data(), tokens * config.hidden, pool);
@@ -107,10 +124,27 @@ struct BlockPass {
   }
 };
 
+// The rotation of the segment's positions, in its rows of the workspace.
+void SetRotation(const LoadedModel& model, const Segment& segment, Workspace& workspace) {
+  const size_t half = model.rope_frequencies.size();
+  for (int64_t t = 0; t < segment.tokens; ++t) {
+    const float position = static_cast<float>(segment.first_position + t);
+    const size_t row = static_cast<size_t>(segment.row_begin + t) * half;
+    for (size_t i = 0; i < half; ++i) {
+      // The angle in float, as the networks were trained with; its sine and cosine
+      // exactly.
+      const float angle = position * static_cast<float>(model.rope_frequencies[i]);
+      workspace.cos[row + i] = static_cast<float>(std::cos(static_cast<double>(angle)));
+      workspace.sin[row + i] = static_cast<float>(std::sin(static_cast<double>(angle)));
+    }
+  }
+}
+
 }  // namespace
 
 Workspace::Workspace(const LoadedModel& model, int64_t max_tokens)
     : tokens(max_tokens),
+      ids(static_cast<size_t>(tokens)),
       stream(Floats(tokens, model.config.hidden)),
       normed(Floats(tokens, model.config.hidden)),
       q(Floats(tokens, model.config.q_width())),
@@ -123,27 +157,17 @@ Workspace::Workspace(const LoadedModel& model, int64_t max_tokens)
       sin(Floats(tokens, model.config.head_dim / 2)),
       site(MakeSiteBuffers(model, tokens)) {}
 
-void SetRotation(const LoadedModel& model, int64_t first_position, int64_t tokens,
-                 Workspace& workspace) {
-  const size_t half = model.rope_frequencies.size();
-  for (int64_t t = 0; t < tokens; ++t) {
-    for (size_t i = 0; i < half; ++i) {
-      // The angle in float, as the networks were trained with; its sine and cosine
-      // exactly.
-      const float angle =
-          static_cast<float>(first_position + t) * static_cast<float>(model.rope_frequencies[i]);
-      const size_t index = static_cast<size_t>(t) * half + i;
-      workspace.cos[index] = static_cast<float>(std::cos(static_cast<double>(angle)));
-      workspace.sin[index] = static_cast<float>(std::sin(static_cast<double>(angle)));
-    }
+void RunSegments(const LoadedModel& model, std::span<const Segment> segments, int64_t tokens,
+                 Workspace& workspace, ThreadPool& pool) {
+  Embedding({model.embedding.data, model.embedding.dtype, model.config.vocab, workspace.ids.data(),
+             tokens, model.config.hidden, workspace.stream.data()},
+            pool);
+  for (const Segment& segment : segments) SetRotation(model, segment, workspace);
+  for (size_t layer = 0; layer < model.blocks.size(); ++layer) {
+    BlockPass pass{model, model.blocks[layer], layer, segments, tokens, workspace, pool};
+    pass.AttentionHalf();
+    pass.MlpHalf();
   }
-}
-
-void RunBlock(const LoadedModel& model, size_t layer, int64_t first_position, int64_t tokens,
-              KvCache& cache, Workspace& workspace, ThreadPool& pool) {
-  BlockPass pass{model, model.blocks[layer], first_position, tokens, workspace, pool};
-  pass.AttentionHalf(cache.k(layer), cache.v(layer));
-  pass.MlpHalf();
 }
 
 }  // namespace flatquant

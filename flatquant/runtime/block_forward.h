@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 #include "flatquant/base/aligned_buffer.h"
 #include "flatquant/base/thread_pool.h"
@@ -10,11 +11,23 @@
 
 namespace flatquant {
 
+// One sequence's part of a forward pass: rows [row_begin, row_begin + tokens) of
+// the pass stand at positions first_position and up of the sequence in `cache`.
+// The segments of a pass follow each other, cover its rows and have different
+// caches. Linears see only rows; the cache and attention see segments.
+struct Segment {
+  KvCache* cache = nullptr;
+  int64_t first_position = 0;
+  int64_t row_begin = 0;
+  int64_t tokens = 0;
+};
+
 // Memory of a forward pass over at most `tokens` tokens.
 struct Workspace {
   Workspace(const LoadedModel& model, int64_t tokens);
 
   int64_t tokens;
+  AlignedBuffer<int32_t> ids;   // [tokens]
   AlignedBuffer<float> stream;  // [tokens, hidden], the residual stream
   AlignedBuffer<float> normed;  // [tokens, hidden], also a linear's output
   AlignedBuffer<float> q;       // [tokens, q_width]
@@ -28,12 +41,9 @@ struct Workspace {
   SiteBuffers site;
 };
 
-// Fills the workspace's rotation for tokens at positions first_position + t.
-void SetRotation(const LoadedModel& model, int64_t first_position, int64_t tokens,
-                 Workspace& workspace);
-
-// One decoder block, in place on workspace.stream; appends to the cache.
-void RunBlock(const LoadedModel& model, size_t layer, int64_t first_position, int64_t tokens,
-              KvCache& cache, Workspace& workspace, ThreadPool& pool);
+// Runs a pass of `tokens` rows, whose ids are in workspace.ids, through embedding
+// and blocks: the result is workspace.stream, and the caches hold the rows' K and V.
+void RunSegments(const LoadedModel& model, std::span<const Segment> segments, int64_t tokens,
+                 Workspace& workspace, ThreadPool& pool);
 
 }  // namespace flatquant

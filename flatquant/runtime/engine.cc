@@ -1,12 +1,13 @@
 #include "flatquant/runtime/engine.h"
 
 #include <algorithm>
+#include <array>
+#include <cstring>
 #include <optional>
 #include <string>
 #include <utility>
 
 #include "flatquant/base/error.h"
-#include "flatquant/kernels/embedding/embedding.h"
 #include "flatquant/kernels/isa.h"
 #include "flatquant/runtime/block_forward.h"
 #include "flatquant/runtime/head.h"
@@ -24,26 +25,56 @@ constexpr int64_t kChunkTokens = 512;
 
 }  // namespace
 
+struct Sequence::State {
+  KvCache cache;
+  int64_t length = 0;
+};
+
 struct Engine::State {
   std::unique_ptr<ThreadPool> pool;
   LoadedModel model;
-  // Scratch of the running call; one sequence runs at a time.
+  // Scratch of the running call; one call runs at a time. It only grows, so that
+  // calls of one size allocate nothing after the first.
   std::optional<Workspace> workspace;
   AlignedBuffer<float> logits;
   AlignedBuffer<float> logit_slice;
+  // The pass that is being put together: segments and the rows that they take.
+  std::vector<Segment> segments;
+  int64_t rows = 0;
 
-  Workspace& WorkspaceFor(int64_t tokens) {
+  // Starts a pass of at most kChunkTokens rows, `wanted` tokens being left to run.
+  void BeginPass(size_t wanted) {
+    const int64_t tokens = std::min(kChunkTokens, static_cast<int64_t>(wanted));
     if (!workspace || workspace->tokens < tokens) {
       workspace.reset();
       workspace.emplace(model, tokens);
     }
-    return *workspace;
+    segments.clear();
+    rows = 0;
   }
-};
 
-struct Sequence::State {
-  KvCache cache;
-  int64_t length = 0;
+  // Appends as many of the tokens to the sequence as the pass has room for, and
+  // returns their number.
+  size_t AddToPass(Sequence::State& sequence, std::span<const int32_t> tokens) {
+    const int64_t count = std::min(kChunkTokens - rows, static_cast<int64_t>(tokens.size()));
+    segments.push_back({&sequence.cache, sequence.length, rows, count});
+    std::copy_n(tokens.data(), count, workspace->ids.data() + rows);
+    sequence.length += count;
+    rows += count;
+    return static_cast<size_t>(count);
+  }
+
+  // Runs the pass; the result is the returned residual stream, [rows, hidden].
+  float* RunPass() {
+    RunSegments(model, segments, rows, *workspace, *pool);
+    return workspace->stream.data();
+  }
+
+  float* LogitsFor(size_t tokens) {
+    const size_t needed = tokens * static_cast<size_t>(model.config.vocab);
+    if (logits.size() < needed) logits = AlignedBuffer<float>(needed);
+    return logits.data();
+  }
 };
 
 namespace {
@@ -62,20 +93,6 @@ void CheckTokens(const ModelConfig& config, std::span<const int32_t> tokens, int
                 "id " + std::to_string(tokens[i]) + " is outside the vocabulary of " +
                     std::to_string(config.vocab),
                 "use the tokenizer that belongs to the model");
-  }
-}
-
-// Runs tokens [begin, end), at most kChunkTokens, through all blocks; the result
-// is the workspace's stream.
-void RunChunk(const LoadedModel& model, std::span<const int32_t> tokens, KvCache& cache,
-              int64_t first_position, Workspace& workspace, ThreadPool& pool) {
-  const int64_t count = static_cast<int64_t>(tokens.size());
-  Embedding({model.embedding.data, model.embedding.dtype, model.config.vocab, tokens.data(), count,
-             model.config.hidden, workspace.stream.data()},
-            pool);
-  SetRotation(model, first_position, count, workspace);
-  for (size_t layer = 0; layer < model.blocks.size(); ++layer) {
-    RunBlock(model, layer, first_position, count, cache, workspace, pool);
   }
 }
 
@@ -110,30 +127,63 @@ uint64_t Engine::weight_bytes() const { return state_->model.bytes(); }
 
 std::span<const float> Engine::Forward(Sequence& sequence, std::span<const int32_t> tokens,
                                        Logits which) const {
+  if (tokens.empty()) return {};
+  if (which == Logits::kLast) {
+    const BatchItem item{&sequence, tokens};
+    return ForwardBatch({&item, 1});
+  }
   State& state = *state_;
   Sequence::State& target = *sequence.state_;
+  CheckTokens(state.model.config, tokens, target.length, target.cache.capacity());
+  const size_t vocab = static_cast<size_t>(state.model.config.vocab);
+  float* logits = state.LogitsFor(tokens.size());
+  for (size_t begin = 0; begin < tokens.size();) {
+    state.BeginPass(tokens.size() - begin);
+    const size_t count = state.AddToPass(target, tokens.subspan(begin));
+    ComputeLogits(state.model, state.RunPass(), state.rows, logits + begin * vocab, *state.pool);
+    begin += count;
+  }
+  return {logits, tokens.size() * vocab};
+}
+
+std::span<const float> Engine::ForwardBatch(std::span<const BatchItem> batch) const {
+  State& state = *state_;
   const LoadedModel& model = state.model;
-  CheckTokens(model.config, tokens, target.length, target.cache.capacity());
-  if (tokens.empty()) return {};
+  size_t left = 0;
+  for (size_t i = 0; i < batch.size(); ++i) {
+    const Sequence::State& target = *batch[i].sequence->state_;
+    FLATQUANT_CHECK(!batch[i].tokens.empty());
+    for (size_t j = 0; j < i; ++j) FLATQUANT_CHECK(batch[j].sequence != batch[i].sequence);
+    CheckTokens(model.config, batch[i].tokens, target.length, target.cache.capacity());
+    left += batch[i].tokens.size();
+  }
   const size_t vocab = static_cast<size_t>(model.config.vocab);
   const size_t hidden = static_cast<size_t>(model.config.hidden);
-  const size_t needed = (which == Logits::kAll ? tokens.size() : 1) * vocab;
-  if (state.logits.size() < needed) state.logits = AlignedBuffer<float>(needed);
-  for (size_t begin = 0; begin < tokens.size(); begin += kChunkTokens) {
-    const auto chunk = tokens.subspan(begin, std::min<size_t>(kChunkTokens, tokens.size() - begin));
-    const int64_t count = static_cast<int64_t>(chunk.size());
-    Workspace& workspace = state.WorkspaceFor(count);
-    RunChunk(model, chunk, target.cache, target.length, workspace, *state.pool);
-    target.length += count;
-    if (which == Logits::kAll) {
-      ComputeLogits(model, workspace.stream.data(), count, state.logits.data() + begin * vocab,
-                    *state.pool);
-    } else if (begin + chunk.size() == tokens.size()) {
-      ComputeLogits(model, workspace.stream.data() + (chunk.size() - 1) * hidden, 1,
-                    state.logits.data(), *state.pool);
+  float* logits = state.LogitsFor(batch.size());
+  size_t item = 0;  // the first that has tokens left
+  size_t used = 0;  // of its tokens
+  for (size_t done = 0; item < batch.size(); done = item) {
+    state.BeginPass(left);
+    std::array<size_t, kChunkTokens> last_rows;  // of the items that end in this pass
+    while (item < batch.size() && state.rows < kChunkTokens) {
+      const size_t count =
+          state.AddToPass(*batch[item].sequence->state_, batch[item].tokens.subspan(used));
+      used += count;
+      left -= count;
+      if (used < batch[item].tokens.size()) break;
+      last_rows[item - done] = static_cast<size_t>(state.rows) - 1;
+      ++item;
+      used = 0;
     }
+    float* stream = state.RunPass();
+    if (item == done) continue;
+    for (size_t i = 0; i < item - done; ++i) {  // to the front; last_rows[i] >= i
+      std::memmove(stream + i * hidden, stream + last_rows[i] * hidden, hidden * sizeof(float));
+    }
+    ComputeLogits(model, stream, static_cast<int64_t>(item - done), logits + done * vocab,
+                  *state.pool);
   }
-  return {state.logits.data(), needed};
+  return {logits, batch.size() * vocab};
 }
 
 void Engine::TokenNll(Sequence& sequence, std::span<const int32_t> tokens,
@@ -142,16 +192,14 @@ void Engine::TokenNll(Sequence& sequence, std::span<const int32_t> tokens,
   Sequence::State& target = *sequence.state_;
   FLATQUANT_CHECK(nll.size() + 1 == tokens.size());
   CheckTokens(state.model.config, tokens, target.length, target.cache.capacity());
-  for (size_t begin = 0; begin < tokens.size(); begin += kChunkTokens) {
-    const auto chunk = tokens.subspan(begin, std::min<size_t>(kChunkTokens, tokens.size() - begin));
-    const int64_t count = static_cast<int64_t>(chunk.size());
-    Workspace& workspace = state.WorkspaceFor(count);
-    RunChunk(state.model, chunk, target.cache, target.length, workspace, *state.pool);
-    target.length += count;
+  for (size_t begin = 0; begin < tokens.size();) {
+    state.BeginPass(tokens.size() - begin);
+    const size_t count = state.AddToPass(target, tokens.subspan(begin));
     // The text's last token has no successor to predict.
-    const size_t predicted = std::min(chunk.size(), tokens.size() - 1 - begin);
-    ComputeNll(state.model, workspace.stream.data(), tokens.subspan(begin + 1, predicted),
+    const size_t predicted = std::min(count, tokens.size() - 1 - begin);
+    ComputeNll(state.model, state.RunPass(), tokens.subspan(begin + 1, predicted),
                nll.subspan(begin, predicted), state.logit_slice, *state.pool);
+    begin += count;
   }
 }
 

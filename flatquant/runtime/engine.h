@@ -23,6 +23,12 @@ struct EngineOptions {
 
 class Sequence;
 
+// Tokens, at least one, that a call of Engine::ForwardBatch appends to a sequence.
+struct BatchItem {
+  Sequence* sequence = nullptr;
+  std::span<const int32_t> tokens;
+};
+
 // A loaded network that can run: a packed model or a plain one, through one
 // forward pass. Immutable; any number of sequences may use it, one at a time.
 class Engine {
@@ -49,6 +55,13 @@ class Engine {
   // runtime.bad_token for an id outside the vocabulary.
   std::span<const float> Forward(Sequence& sequence, std::span<const int32_t> tokens,
                                  Logits which) const;
+
+  // Appends each item's tokens to its sequence, every linear reading its weights
+  // once for all of them, and returns the logits of each item's last token, float32
+  // [items, vocab], valid until the next call on this engine. A decode step of many
+  // sequences has one token per item; a prompt may ride along. The sequences differ.
+  // Errors: as Forward, before any sequence has changed.
+  std::span<const float> ForwardBatch(std::span<const BatchItem> batch) const;
 
   // Appends tokens (at least one) to the sequence as Forward does and writes, for
   // each token but the first, its negative log-likelihood given all before it, in

@@ -1,6 +1,7 @@
 // The engine against logits and token likelihoods of Hugging Face transformers.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <string>
@@ -10,7 +11,6 @@
 #include "flatquant/base/half.h"
 #include "flatquant/checkpoint/checkpoint.h"
 #include "flatquant/checkpoint/zip_reader.h"
-#include "flatquant/kernels/embedding/embedding.h"
 #include "flatquant/runtime/block_forward.h"
 #include "flatquant/runtime/engine.h"
 #include "flatquant/runtime/head.h"
@@ -118,14 +118,9 @@ TEST(BF16Fixture, LogitsAgreeWithTransformersGivenItsRoundedFrequencies) {
   double worst = 0;
   for (int64_t row = 0; row < golden.rows; ++row) {
     KvCache cache(model, golden.length);
-    Embedding({model.embedding.data, model.embedding.dtype, golden.vocab,
-               golden.ids.data() + row * golden.length, golden.length, model.config.hidden,
-               work.stream.data()},
-              pool);
-    SetRotation(model, 0, golden.length, work);
-    for (size_t layer = 0; layer < model.blocks.size(); ++layer) {
-      RunBlock(model, layer, 0, golden.length, cache, work, pool);
-    }
+    std::copy_n(golden.ids.data() + row * golden.length, golden.length, work.ids.data());
+    const Segment segment{&cache, 0, 0, golden.length};
+    RunSegments(model, {&segment, 1}, golden.length, work, pool);
     ComputeLogits(model, work.stream.data(), golden.length, logits.data(), pool);
     const float* expected = golden.logits.data() + row * golden.length * golden.vocab;
     for (size_t i = 0; i < logits.size(); ++i) {

@@ -1,0 +1,95 @@
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <vector>
+
+#include "flatquant/base/rng.h"
+#include "flatquant/runtime/engine.h"
+
+// What the tests of the engine share: small configurations, texts, and what may
+// differ between two ways of computing the same logits.
+namespace flatquant {
+
+inline ModelConfig SmallConfig() {
+  ModelConfig config;
+  config.hidden = 24;
+  config.ffn = 44;
+  config.layers = 2;
+  config.heads = 6;
+  config.kv_heads = 2;
+  config.head_dim = 10;
+  config.vocab = 50;
+  config.max_positions = 4096;
+  return config;
+}
+
+// Everything that a configuration can switch on.
+inline ModelConfig FullConfig() {
+  ModelConfig config = SmallConfig();
+  config.qk_norm = true;
+  config.qkv_bias = true;
+  config.o_bias = true;
+  config.mlp_bias = true;
+  config.tied_embeddings = true;
+  config.sliding_window = 5;
+  config.rope.type = RopeConfig::Type::kLlama3;
+  config.rope.factor = 8;
+  config.rope.original_max_positions = 32;
+  return config;
+}
+
+inline std::vector<int32_t> RandomTokens(const ModelConfig& config, size_t n, uint64_t seed) {
+  Rng rng(seed);
+  std::vector<int32_t> tokens(n);
+  for (int32_t& token : tokens) {
+    token = static_cast<int32_t>(rng.Below(static_cast<uint64_t>(config.vocab)));
+  }
+  return tokens;
+}
+
+inline std::vector<float> AllLogits(const Engine& engine, const std::vector<int32_t>& tokens,
+                                    size_t piece) {
+  Sequence sequence(engine, static_cast<int64_t>(tokens.size()));
+  std::vector<float> all;
+  for (size_t i = 0; i < tokens.size(); i += piece) {
+    const auto logits =
+        engine.Forward(sequence, std::span(tokens).subspan(i, std::min(piece, tokens.size() - i)),
+                       Engine::Logits::kAll);
+    all.insert(all.end(), logits.begin(), logits.end());
+  }
+  EXPECT_EQ(sequence.length(), static_cast<int64_t>(tokens.size()));
+  return all;
+}
+
+// Largest difference in standard deviations of `expected`.
+template <typename Expected>
+inline double WorstInDeviations(const std::vector<float>& actual, const Expected& expected) {
+  EXPECT_EQ(actual.size(), expected.size());
+  double squares = 0, worst = 0;
+  for (size_t i = 0; i < actual.size(); ++i) {
+    squares += static_cast<double>(expected[i]) * expected[i];
+    worst = std::max(worst, std::abs(static_cast<double>(actual[i]) - expected[i]));
+  }
+  return worst / std::sqrt(squares / static_cast<double>(actual.size()));
+}
+
+// A value within float's rounding of the middle between two codes may go either
+// way, and then everything after it moves by a step of a coarse grid. That happens
+// to few of the short texts: all but one of kTexts must agree to float's accuracy,
+// and none may be off by more than such steps explain.
+inline constexpr int kTexts = 6;
+inline constexpr size_t kTextTokens = 9;
+inline constexpr double kFloatAgreement = 1e-4;  // standard deviations, two layers of float sums
+inline constexpr double kStepAgreement = 0.5;
+
+inline void ExpectAgreement(std::vector<double> worst, bool has_grids) {
+  std::sort(worst.begin(), worst.end());
+  EXPECT_LT(worst[has_grids ? worst.size() - 2 : worst.size() - 1], kFloatAgreement);
+  EXPECT_LT(worst.back(), has_grids ? kStepAgreement : kFloatAgreement);
+}
+
+}  // namespace flatquant
