@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "flatquant/base/aligned_buffer.h"
 #include "flatquant/base/thread_pool.h"
@@ -10,7 +11,8 @@ namespace flatquant {
 
 // The integer linear layer:
 //
-//   y[m][r] = act_scale[m] * weight_scale[r] * sum_c act[m][c] * weight[r][c] + bias[r]
+//   y[m][r] = residual[m][r] + bias[r]
+//             + act_scale[m] * weight_scale[r] * sum_c act[m][c] * weight[r][c]
 //
 // act: int8 holding integers of at most 8 bits, [tokens, cols]; weight: signed
 // integers of 2..8 bits, [rows, cols]; the sum is exact in int32 as long as
@@ -61,8 +63,13 @@ struct GemmIntArgs {
   const float* act_scale = nullptr;  // [tokens]
   int64_t tokens = 0;
   const GemmIntWeights* weights = nullptr;
-  float* y = nullptr;    // [tokens, y_stride]
-  int64_t y_stride = 0;  // elements, >= rows
+  float* y = nullptr;               // [tokens, y_stride]
+  int64_t y_stride = 0;             // elements, >= rows
+  const float* residual = nullptr;  // [tokens, residual_stride], nullptr for none; may be y
+  int64_t residual_stride = 0;      // elements, >= rows
+  // act holds integers in [-2^(act_bits-1), 2^(act_bits-1)]. A kernel whose sums
+  // pass through int16 widens them less often for few bits.
+  int act_bits = 8;
 };
 
 // What an instruction set supplies.
@@ -84,5 +91,9 @@ GemmIntWeights PackGemmInt(const GemmIntSource& source, ThreadPool& pool,
                            const GemmIntKernel* kernel = nullptr);
 
 void GemmInt(const GemmIntArgs& args, ThreadPool& pool) noexcept;
+
+// Several linears in one parallel region (q, k, v; gate, up). None may read what
+// another writes.
+void GemmInt(std::span<const GemmIntArgs> linears, ThreadPool& pool) noexcept;
 
 }  // namespace flatquant

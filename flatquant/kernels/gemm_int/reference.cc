@@ -47,8 +47,9 @@ void Compute(const GemmIntArgs& args, int64_t m_begin, int64_t m_end, int64_t ro
       const int8_t* act = args.act + m * args.act_stride;
       int32_t sum = 0;
       for (int64_t c = 0; c < weights.cols; ++c) sum += act[c] * row_values[c];
-      args.y[m * args.y_stride + r] =
-          static_cast<float>(sum) * (args.act_scale[m] * weights.scale[r]) + weights.bias[r];
+      float y = static_cast<float>(sum) * (args.act_scale[m] * weights.scale[r]) + weights.bias[r];
+      if (args.residual != nullptr) y += args.residual[m * args.residual_stride + r];
+      args.y[m * args.y_stride + r] = y;
     }
   }
 }

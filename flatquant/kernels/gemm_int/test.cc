@@ -67,22 +67,22 @@ Problem MakeProblem(IntMatrix weight, int64_t tokens, Rng& rng, const auto& next
   return problem;
 }
 
-// Against the formula in exact integers; the float epilogue has four roundings.
-void CheckAgainstFormula(const Problem& p, bool has_bias, const GemmIntKernel& kernel,
-                         ThreadPool& pool) {
+constexpr float kUntouched = -77;
+
+GemmIntWeights PackProblem(const Problem& p, bool has_bias, const GemmIntKernel& kernel,
+                           ThreadPool& pool) {
   const IntMatrix& w = p.weight;
-  GemmIntSource source{w.bits,
-                       w.rows,
-                       w.cols,
-                       w.bytes.data(),
-                       reinterpret_cast<const std::byte*>(p.scale.data()),
-                       has_bias ? reinterpret_cast<const std::byte*>(p.bias.data()) : nullptr};
-  const GemmIntWeights weights = PackGemmInt(source, pool, &kernel);
-  const int64_t y_stride = w.rows + 3;
-  AlignedBuffer<float> y(static_cast<size_t>(p.tokens * y_stride));
-  for (float& value : y) value = -77;
-  GemmInt({p.act.data(), p.act_stride, p.act_scale.data(), p.tokens, &weights, y.data(), y_stride},
-          pool);
+  return PackGemmInt(
+      {w.bits, w.rows, w.cols, w.bytes.data(), reinterpret_cast<const std::byte*>(p.scale.data()),
+       has_bias ? reinterpret_cast<const std::byte*>(p.bias.data()) : nullptr},
+      pool, &kernel);
+}
+
+// y against the formula in exact integers; the float epilogue has five roundings.
+// residual: [tokens, y_stride], as it was before, or nullptr.
+void CheckAgainstFormula(const Problem& p, bool has_bias, const float* residual, const float* y,
+                         int64_t y_stride) {
+  const IntMatrix& w = p.weight;
   Worst worst;
   for (int64_t m = 0; m < p.tokens; ++m) {
     for (int64_t r = 0; r < w.rows; ++r) {
@@ -93,14 +93,44 @@ void CheckAgainstFormula(const Problem& p, bool has_bias, const GemmIntKernel& k
       const double product = static_cast<double>(sum) * p.act_scale[static_cast<size_t>(m)] *
                              p.scale[static_cast<size_t>(r)];
       const double bias = has_bias ? p.bias[static_cast<size_t>(r)] : 0.0;
-      worst.Compare(y[static_cast<size_t>(m * y_stride + r)], product + bias,
-                    4 * kEpsilon * (std::abs(product) + std::abs(bias)), m, r);
+      const double added = residual == nullptr ? 0.0 : residual[m * y_stride + r];
+      worst.Compare(y[m * y_stride + r], product + bias + added,
+                    5 * kEpsilon * (std::abs(product) + std::abs(bias) + std::abs(added)), m, r);
     }
     for (int64_t r = w.rows; r < y_stride; ++r) {
-      EXPECT_EQ(y[static_cast<size_t>(m * y_stride + r)], -77) << "written past the rows";
+      EXPECT_EQ(y[m * y_stride + r], kUntouched) << "written past the rows";
     }
   }
   worst.Check();
+}
+
+// How a problem is run.
+struct Variant {
+  bool has_bias = true;
+  bool has_residual = false;  // y itself: it is read where it is written
+  int act_bits = 8;
+};
+
+void RunAndCheck(const Problem& p, const Variant& variant, const GemmIntKernel& kernel,
+                 ThreadPool& pool) {
+  const GemmIntWeights weights = PackProblem(p, variant.has_bias, kernel, pool);
+  const int64_t y_stride = p.weight.rows + 3;
+  AlignedBuffer<float> y(static_cast<size_t>(p.tokens * y_stride));
+  for (float& value : y) value = kUntouched;
+  const std::vector<float> before(y.begin(), y.end());
+  GemmInt({.act = p.act.data(),
+           .act_stride = p.act_stride,
+           .act_scale = p.act_scale.data(),
+           .tokens = p.tokens,
+           .weights = &weights,
+           .y = y.data(),
+           .y_stride = y_stride,
+           .residual = variant.has_residual ? y.data() : nullptr,
+           .residual_stride = y_stride,
+           .act_bits = variant.act_bits},
+          pool);
+  CheckAgainstFormula(p, variant.has_bias, variant.has_residual ? before.data() : nullptr, y.data(),
+                      y_stride);
 }
 
 TEST(GemmIntTest, AgreesWithTheFormulaOnOddShapes) {
@@ -115,7 +145,8 @@ TEST(GemmIntTest, AgreesWithTheFormulaOnOddShapes) {
       const auto act = [&] { return static_cast<int64_t>(rng.Below(act_range)) - act_range / 2; };
       IntMatrix matrix = MakeMatrix(bits, RandomSize(rng, 150), RandomSize(rng, 300), weight);
       const Problem problem = MakeProblem(std::move(matrix), RandomSize(rng, 40), rng, act);
-      CheckAgainstFormula(problem, rng.Below(2) == 0, kernel, pool);
+      const Variant variant{rng.Below(2) == 0, rng.Below(2) == 0, act_bits};
+      RunAndCheck(problem, variant, kernel, pool);
     });
   });
 }
@@ -131,7 +162,7 @@ TEST(GemmIntTest, LargestSumsAreExact) {
         const int corner = sign < 0 ? -(1 << (bits - 1)) : (1 << (bits - 1)) - 1;
         IntMatrix matrix = MakeMatrix(bits, 2, kGemmIntMaxCols, [&] { return corner; });
         const Problem problem = MakeProblem(std::move(matrix), 2, rng, [] { return -128; });
-        CheckAgainstFormula(problem, false, kernel, pool);
+        RunAndCheck(problem, {.has_bias = false}, kernel, pool);
       }
     }
   });
@@ -145,7 +176,46 @@ TEST(GemmIntTest, SeveralTokenSlices) {
         MakeMatrix(4, 70, 72, [&] { return static_cast<int64_t>(rng.Below(16)) - 8; });
     const Problem problem = MakeProblem(std::move(matrix), 600, rng,
                                         [&] { return static_cast<int64_t>(rng.Below(16)) - 8; });
-    CheckAgainstFormula(problem, true, kernel, pool);
+    RunAndCheck(problem, {.has_residual = true, .act_bits = 4}, kernel, pool);
+  });
+}
+
+// A group's linears differ in shape, bits and activations.
+TEST(GemmIntTest, AGroupComputesEachOfItsLinears) {
+  ThreadPool pool(2);
+  ForEachKernel<GemmIntKernel>([&](const GemmIntKernel& kernel) {
+    ForEachSeed(20, [&](Rng& rng) {
+      const int64_t tokens = RandomSize(rng, 20);
+      std::vector<Problem> problems;
+      std::vector<GemmIntWeights> weights;
+      std::vector<AlignedBuffer<float>> y;
+      std::vector<GemmIntArgs> linears;
+      for (int i = 0; i < 3; ++i) {
+        const int bits = rng.Below(2) == 0 ? 4 : 8;
+        const int half = 1 << (bits - 1);
+        IntMatrix matrix = MakeMatrix(bits, RandomSize(rng, 200), RandomSize(rng, 100), [&] {
+          return static_cast<int>(rng.Below(static_cast<uint64_t>(2 * half))) - half;
+        });
+        problems.push_back(MakeProblem(std::move(matrix), tokens, rng,
+                                       [&] { return static_cast<int>(rng.Below(255)) - 127; }));
+        weights.push_back(PackProblem(problems.back(), true, kernel, pool));
+        y.emplace_back(static_cast<size_t>(tokens * problems.back().weight.rows));
+      }
+      for (size_t i = 0; i < problems.size(); ++i) {
+        const Problem& p = problems[i];
+        linears.push_back({.act = p.act.data(),
+                           .act_stride = p.act_stride,
+                           .act_scale = p.act_scale.data(),
+                           .tokens = tokens,
+                           .weights = &weights[i],
+                           .y = y[i].data(),
+                           .y_stride = p.weight.rows});
+      }
+      GemmInt(linears, pool);
+      for (size_t i = 0; i < problems.size(); ++i) {
+        CheckAgainstFormula(problems[i], true, nullptr, y[i].data(), problems[i].weight.rows);
+      }
+    });
   });
 }
 

@@ -197,11 +197,15 @@ void Compute(const GemmIntArgs& args, int64_t m_begin, int64_t m_end, int64_t ro
         _mm256_store_si256(reinterpret_cast<__m256i*>(exact), sum[m][0]);
         _mm256_store_si256(reinterpret_cast<__m256i*>(exact + 8), sum[m][1]);
         float* y = args.y + (m0 + m) * args.y_stride + row;
+        const float* residual = args.residual == nullptr
+                                    ? nullptr
+                                    : args.residual + (m0 + m) * args.residual_stride + row;
         const float act_scale = args.act_scale[m0 + m];
         const float* scale = weights.scale.data() + row;
         const float* bias = weights.bias.data() + row;
         for (int64_t r = 0; r < rows; ++r) {
-          y[r] = static_cast<float>(exact[r] - offset[m]) * (act_scale * scale[r]) + bias[r];
+          const float product = static_cast<float>(exact[r] - offset[m]) * (act_scale * scale[r]);
+          y[r] = product + bias[r] + (residual == nullptr ? 0.0f : residual[r]);
         }
       }
     }

@@ -100,6 +100,8 @@ struct Tile {
   const float* bias;       // [32]
   float* y;
   int64_t y_stride;
+  const float* residual;  // or nullptr
+  int64_t residual_stride;
   __mmask16 mask0;  // rows of the panel that exist
   __mmask16 mask1;
 };
@@ -141,7 +143,11 @@ void ComputeTile(const Tile& tile) {
     const __m512 act_scale = _mm512_set1_ps(tile.act_scale[m]);
     for (int half = 0; half < 2; ++half) {
       const __m512 exact = _mm512_cvtepi32_ps(_mm512_sub_epi32(sum[m][half], offset));
-      const __m512 y = _mm512_fmadd_ps(exact, _mm512_mul_ps(act_scale, scale[half]), bias[half]);
+      __m512 y = _mm512_fmadd_ps(exact, _mm512_mul_ps(act_scale, scale[half]), bias[half]);
+      if (tile.residual != nullptr) {
+        const float* residual = tile.residual + m * tile.residual_stride + half * 16;
+        y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(mask[half], residual));
+      }
       _mm512_mask_storeu_ps(tile.y + m * tile.y_stride + half * 16, mask[half], y);
     }
   }
@@ -187,19 +193,22 @@ void Compute(const GemmIntArgs& args, int64_t m_begin, int64_t m_end, int64_t ro
     }
     for (int64_t row = row_begin; row < row_end; row += kPanelRows) {
       for (int64_t m = m0; m < m1; m += kTileTokens) {
-        const Tile tile = {args.act + m * args.act_stride,
-                           args.act_stride,
-                           weights.data.data() + static_cast<size_t>(row / kPanelRows) *
-                                                     PanelBytes(weights.bits, weights.cols),
-                           Groups(weights.cols),
-                           act_sum + (m - m0),
-                           args.act_scale + m,
-                           weights.scale.data() + row,
-                           weights.bias.data() + row,
-                           args.y + m * args.y_stride + row,
-                           args.y_stride,
-                           RowMask(row_end - row),
-                           RowMask(row_end - row - 16)};
+        const Tile tile = {
+            args.act + m * args.act_stride,
+            args.act_stride,
+            weights.data.data() +
+                static_cast<size_t>(row / kPanelRows) * PanelBytes(weights.bits, weights.cols),
+            Groups(weights.cols),
+            act_sum + (m - m0),
+            args.act_scale + m,
+            weights.scale.data() + row,
+            weights.bias.data() + row,
+            args.y + m * args.y_stride + row,
+            args.y_stride,
+            args.residual == nullptr ? nullptr : args.residual + m * args.residual_stride + row,
+            args.residual_stride,
+            RowMask(row_end - row),
+            RowMask(row_end - row - 16)};
         const int64_t tokens = std::min<int64_t>(kTileTokens, m1 - m);
         if (is_nibble) {
           ComputeTokens<true>(tile, tokens);
