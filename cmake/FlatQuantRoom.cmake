@@ -10,6 +10,7 @@
 #   *avx512.cc        AVX-512 F/BW/DQ/VL
 #   *avx512vnni.cc    the above + VNNI
 #   *avx512bf16.cc    the above + BF16
+#   *amxbf16.cc       AVX-512, VNNI, BF16 + AMX-BF16
 #   *amxint8.cc       AVX-512, VNNI + AMX-INT8
 # Everything else (*avx2.cc too) is built for x86-64-v3: AVX2, FMA and F16C are
 # what the project asks of every x86 machine, so plain loops vectorise. Wider
@@ -27,6 +28,8 @@ function(flatquant_isa_flags file out)
     set(flags ${FLATQUANT_AVX512_FLAGS} -mavx512vnni)
   elseif(file MATCHES "avx512bf16\\.cc$")
     set(flags ${FLATQUANT_AVX512_FLAGS} -mavx512vnni -mavx512bf16)
+  elseif(file MATCHES "amxbf16\\.cc$")
+    set(flags ${FLATQUANT_AVX512_FLAGS} -mavx512vnni -mavx512bf16 -mamx-tile -mamx-bf16)
   elseif(file MATCHES "amxint8\\.cc$")
     set(flags ${FLATQUANT_AVX512_FLAGS} -mavx512vnni -mamx-tile -mamx-int8)
   endif()

@@ -25,9 +25,12 @@ CpuFeatures Detect() {
   features.avx512bf16 = features.avx512vnni && __builtin_cpu_supports("avx512bf16");
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
   if (features.avx512vnni && __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) != 0) {
+    constexpr unsigned kAmxBf16 = 1u << 22;
     constexpr unsigned kAmxTile = 1u << 24;
     constexpr unsigned kAmxInt8 = 1u << 25;
-    features.amxint8 = (edx & kAmxTile) != 0 && (edx & kAmxInt8) != 0 && RequestAmx();
+    const bool tiles = (edx & kAmxTile) != 0 && RequestAmx();
+    features.amxbf16 = tiles && (edx & kAmxBf16) != 0 && features.avx512bf16;
+    features.amxint8 = tiles && (edx & kAmxInt8) != 0;
   }
   return features;
 }
@@ -46,6 +49,7 @@ std::string CpuFeatureNames() {
   if (features.avx512) names += " avx512";
   if (features.avx512vnni) names += " avx512vnni";
   if (features.avx512bf16) names += " avx512bf16";
+  if (features.amxbf16) names += " amxbf16";
   if (features.amxint8) names += " amxint8";
   return names;
 }

@@ -10,7 +10,8 @@ struct CpuFeatures {
   bool avx512 = false;      // F, BW, DQ, VL
   bool avx512vnni = false;  // with avx512
   bool avx512bf16 = false;  // with avx512
-  bool amxint8 = false;     // tile registers enabled for this process
+  bool amxbf16 = false;     // with avx512bf16; tile registers enabled for this process
+  bool amxint8 = false;     // with avx512vnni; likewise
 };
 
 const CpuFeatures& GetCpuFeatures();

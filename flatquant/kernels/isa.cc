@@ -14,12 +14,13 @@ struct NamedIsa {
   std::string_view name;
 };
 
-constexpr std::array<NamedIsa, 6> kNames = {{
+constexpr std::array<NamedIsa, 7> kNames = {{
     {Isa::kReference, "reference"},
     {Isa::kAvx2, "avx2"},
     {Isa::kAvx512, "avx512"},
     {Isa::kAvx512Vnni, "avx512vnni"},
     {Isa::kAvx512Bf16, "avx512bf16"},
+    {Isa::kAmxBf16, "amxbf16"},
     {Isa::kAmxInt8, "amxint8"},
 }};
 
@@ -39,6 +40,8 @@ bool CpuHas(const CpuFeatures& features, Isa isa) noexcept {
       return features.avx512vnni;
     case Isa::kAvx512Bf16:
       return features.avx512bf16;
+    case Isa::kAmxBf16:
+      return features.amxbf16;
     case Isa::kAmxInt8:
       return features.amxint8;
   }

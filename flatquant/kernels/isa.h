@@ -8,7 +8,7 @@ namespace flatquant {
 
 // Instruction sets that kernels are written for, in ascending order. kReference
 // is plain C++ (compiled for x86-64-v3).
-enum class Isa { kReference, kAvx2, kAvx512, kAvx512Vnni, kAvx512Bf16, kAmxInt8 };
+enum class Isa { kReference, kAvx2, kAvx512, kAvx512Vnni, kAvx512Bf16, kAmxBf16, kAmxInt8 };
 
 // "reference", "avx2", ...: the values of FLATQUANT_ISA.
 std::string_view IsaName(Isa isa) noexcept;
