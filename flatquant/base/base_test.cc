@@ -1,7 +1,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <atomic>
 #include <cmath>
 #include <limits>
 #include <string>
@@ -14,7 +13,6 @@
 #include "flatquant/base/progress.h"
 #include "flatquant/base/rng.h"
 #include "flatquant/base/tensor.h"
-#include "flatquant/base/thread_pool.h"
 #include "tests/support/shared_data.h"
 
 namespace flatquant {
@@ -72,42 +70,6 @@ TEST(HalfTest, EveryBF16SurvivesARoundTripAndTiesGoToEven) {
   EXPECT_EQ(FloatToBF16(1.0f + 0x1p-8f), 0x3f80);  // tie, down to even
   EXPECT_EQ(FloatToBF16(1.0f + 0x3p-8f), 0x3f82);  // tie, up to even
   EXPECT_TRUE(std::isnan(BF16ToFloat(FloatToBF16(std::numeric_limits<float>::quiet_NaN()))));
-}
-
-TEST(ThreadPoolTest, CoversEveryIndexOnce) {
-  for (int threads : {1, 2, 5}) {
-    ThreadPool pool(threads);
-    for (size_t n : {0, 1, 7, 1000}) {
-      for (size_t grain : {1, 3, 64}) {
-        std::vector<std::atomic<int>> hits(n);
-        pool.ParallelFor(n, grain, [&](size_t begin, size_t end) {
-          EXPECT_LE(end - begin, grain);
-          for (size_t i = begin; i < end; ++i) hits[i]++;
-        });
-        for (const auto& hit : hits) EXPECT_EQ(hit, 1);
-      }
-    }
-  }
-}
-
-TEST(ThreadPoolTest, RethrowsAndStaysUsable) {
-  ThreadPool pool(3);
-  EXPECT_THROW(pool.ParallelFor(100, 1,
-                                [](size_t begin, size_t) {
-                                  if (begin == 50) throw Error("a.b", "", "x");
-                                }),
-               Error);
-  std::atomic<int> count = 0;
-  pool.ParallelFor(100, 1, [&](size_t, size_t) { ++count; });
-  EXPECT_EQ(count, 100);
-}
-
-TEST(ThreadPoolTest, NestedLoopsRunSerially) {
-  ThreadPool pool(2);
-  std::atomic<int> count = 0;
-  pool.ParallelFor(
-      4, 1, [&](size_t, size_t) { pool.ParallelFor(10, 1, [&](size_t, size_t) { ++count; }); });
-  EXPECT_EQ(count, 40);
 }
 
 TEST(AtomicFileTest, AppearsOnlyOnCommit) {
