@@ -46,6 +46,7 @@ void LimitInstructionSet() {
         return dnnl_set_max_cpu_isa(dnnl_cpu_isa_avx512_core_vnni);
       case Isa::kAvx512Bf16:
         return dnnl_set_max_cpu_isa(dnnl_cpu_isa_avx512_core_bf16);
+      case Isa::kAmxBf16:  // oneDNN has one level for both
       case Isa::kAmxInt8:
         break;
     }
