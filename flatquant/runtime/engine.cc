@@ -79,6 +79,16 @@ struct Engine::State {
 
 namespace {
 
+void CheckIds(const ModelConfig& config, std::span<const int32_t> tokens) {
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    if (tokens[i] >= 0 && tokens[i] < config.vocab) continue;
+    throw Error("runtime.bad_token", "token " + std::to_string(i),
+                "id " + std::to_string(tokens[i]) + " is outside the vocabulary of " +
+                    std::to_string(config.vocab),
+                "use the tokenizer that belongs to the model");
+  }
+}
+
 void CheckTokens(const ModelConfig& config, std::span<const int32_t> tokens, int64_t length,
                  int64_t capacity) {
   if (static_cast<int64_t>(tokens.size()) > capacity - length) {
@@ -87,13 +97,7 @@ void CheckTokens(const ModelConfig& config, std::span<const int32_t> tokens, int
                     " new ones exceed its capacity of " + std::to_string(capacity),
                 "use a shorter text or a longer context");
   }
-  for (size_t i = 0; i < tokens.size(); ++i) {
-    if (tokens[i] >= 0 && tokens[i] < config.vocab) continue;
-    throw Error("runtime.bad_token", "token " + std::to_string(i),
-                "id " + std::to_string(tokens[i]) + " is outside the vocabulary of " +
-                    std::to_string(config.vocab),
-                "use the tokenizer that belongs to the model");
-  }
+  CheckIds(config, tokens);
 }
 
 }  // namespace
@@ -203,6 +207,63 @@ void Engine::TokenNll(Sequence& sequence, std::span<const int32_t> tokens,
   }
 }
 
+void Engine::Score(std::span<const ScoreItem> batch) const {
+  State& state = *state_;
+  const size_t hidden = static_cast<size_t>(state.model.config.hidden);
+  size_t left = 0;
+  for (size_t i = 0; i < batch.size(); ++i) {
+    const ScoreItem& item = batch[i];
+    const Sequence::State& target = *item.sequence->state_;
+    FLATQUANT_CHECK(!item.tokens.empty() && item.targets.size() <= item.tokens.size());
+    FLATQUANT_CHECK(item.scores.size() == item.targets.size());
+    for (size_t j = 0; j < i; ++j) FLATQUANT_CHECK(batch[j].sequence != item.sequence);
+    CheckTokens(state.model.config, item.tokens, target.length, target.cache.capacity());
+    CheckIds(state.model.config, item.targets);
+    left += item.tokens.size();
+  }
+  std::vector<int32_t> targets;  // of the pass
+  std::vector<TokenScore> scores;
+  std::vector<std::span<TokenScore>> destinations;  // where those go, piece by piece
+  size_t item = 0;                                  // the first that has tokens left
+  size_t used = 0;                                  // of its tokens
+  while (item < batch.size()) {
+    state.BeginPass(left);
+    std::array<size_t, kChunkTokens> scored_rows;
+    targets.clear();
+    destinations.clear();
+    while (item < batch.size() && state.rows < kChunkTokens) {
+      const ScoreItem& current = batch[item];
+      const size_t first_row = static_cast<size_t>(state.rows);
+      const size_t count = state.AddToPass(*current.sequence->state_, current.tokens.subspan(used));
+      const size_t unscored = current.tokens.size() - current.targets.size();
+      const size_t begin = std::max(used, unscored);
+      for (size_t at = begin; at < used + count; ++at) {
+        scored_rows[targets.size()] = first_row + at - used;
+        targets.push_back(current.targets[at - unscored]);
+      }
+      if (begin < used + count) {
+        destinations.push_back(current.scores.subspan(begin - unscored, used + count - begin));
+      }
+      used += count;
+      left -= count;
+      if (used < current.tokens.size()) break;
+      ++item;
+      used = 0;
+    }
+    float* stream = state.RunPass();
+    for (size_t i = 0; i < targets.size(); ++i) {  // to the front; scored_rows[i] >= i
+      std::memmove(stream + i * hidden, stream + scored_rows[i] * hidden, hidden * sizeof(float));
+    }
+    scores.resize(targets.size());
+    ComputeTokenScores(state.model, stream, targets, scores, state.logit_slice, *state.pool);
+    auto next = scores.begin();
+    for (const std::span<TokenScore> destination : destinations) {
+      std::copy_n(next, destination.size(), destination.begin());
+      next += static_cast<std::ptrdiff_t>(destination.size());
+    }
+  }
+}
+
 Sequence::Sequence(const Engine& engine, int64_t capacity) {
   if (capacity <= 0) {
     throw Error("runtime.capacity", "sequence",
@@ -219,6 +280,12 @@ void Sequence::Clear() { state_->length = 0; }
 
 void Sequence::Truncate(int64_t length) {
   FLATQUANT_CHECK(length >= 0 && length <= state_->length);
+  state_->length = length;
+}
+
+void Sequence::CopyPrefix(const Sequence& source, int64_t length) {
+  FLATQUANT_CHECK(length >= 0 && length <= source.length() && length <= capacity());
+  if (&source != this) state_->cache.CopyPositions(source.state_->cache, length);
   state_->length = length;
 }
 

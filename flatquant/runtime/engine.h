@@ -10,6 +10,7 @@
 #include "flatquant/model/config.h"
 #include "flatquant/model/source_model.h"
 #include "flatquant/packed/packed_model.h"
+#include "flatquant/runtime/token_scores.h"
 
 namespace flatquant {
 
@@ -27,6 +28,16 @@ class Sequence;
 struct BatchItem {
   Sequence* sequence = nullptr;
   std::span<const int32_t> tokens;
+};
+
+// Tokens, at least one, that a call of Engine::Score appends to a sequence, and the
+// tokens that follow its last positions: targets[i] is scored at position
+// tokens.size() - targets.size() + i, so there are at most as many as tokens.
+struct ScoreItem {
+  Sequence* sequence = nullptr;
+  std::span<const int32_t> tokens;
+  std::span<const int32_t> targets;
+  std::span<TokenScore> scores;  // as many as targets
 };
 
 // A loaded network that can run: a packed model or a plain one, through one
@@ -70,6 +81,11 @@ class Engine {
   // vocabulary. Errors: as Forward.
   void TokenNll(Sequence& sequence, std::span<const int32_t> tokens, std::span<float> nll) const;
 
+  // Appends each item's tokens to its sequence as ForwardBatch does and scores its
+  // targets. Logits are computed of scored positions only. The sequences differ.
+  // Errors: as Forward, before any sequence has changed.
+  void Score(std::span<const ScoreItem> batch) const;
+
  private:
   friend class Sequence;
   struct State;
@@ -87,6 +103,9 @@ class Sequence {
   int64_t capacity() const;
   void Clear();  // back to length 0, memory kept
   void Truncate(int64_t length);
+  // Becomes the first `length` positions of another sequence of the same engine,
+  // which has at least as many; they must fit.
+  void CopyPrefix(const Sequence& source, int64_t length);
   uint64_t cache_bytes() const;
 
  private:

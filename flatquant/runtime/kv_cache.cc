@@ -1,5 +1,7 @@
 #include "flatquant/runtime/kv_cache.h"
 
+#include <algorithm>
+
 #include "flatquant/base/checked.h"
 #include "flatquant/base/error.h"
 
@@ -41,6 +43,26 @@ KvCache::Plane KvCache::MakePlane(const LoadedModel& model, int bits, int64_t ca
   view.scale = plane.scale.data();
   view.zero = plane.zero.data();
   return plane;
+}
+
+void KvCache::CopyPositions(const KvCache& source, int64_t count) {
+  FLATQUANT_CHECK(planes_.size() == source.planes_.size());
+  FLATQUANT_CHECK(count <= capacity_ && count <= source.capacity_);
+  const size_t positions = static_cast<size_t>(count);
+  for (size_t i = 0; i < planes_.size(); ++i) {
+    const KvPlane& to = planes_[i].view;
+    const KvPlane& from = source.planes_[i].view;
+    const size_t row = KvRowBytes(to.format, to.head_dim);
+    for (int64_t head = 0; head < to.heads; ++head) {
+      const int64_t to_vector = head * to.capacity;
+      const int64_t from_vector = head * from.capacity;
+      std::copy_n(from.data + static_cast<size_t>(from_vector) * row, positions * row,
+                  to.data + static_cast<size_t>(to_vector) * row);
+      if (to.scale == nullptr) continue;  // no integers
+      std::copy_n(from.scale + from_vector, positions, to.scale + to_vector);
+      std::copy_n(from.zero + from_vector, positions, to.zero + to_vector);
+    }
+  }
 }
 
 uint64_t KvCache::bytes() const {

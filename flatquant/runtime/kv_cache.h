@@ -19,6 +19,11 @@ class KvCache {
 
   int64_t capacity() const { return capacity_; }
   uint64_t bytes() const;
+
+  // Takes over the first `count` positions of a cache of the same model, count being
+  // within both capacities.
+  void CopyPositions(const KvCache& source, int64_t count);
+
   const KvPlane& k(size_t layer) const { return planes_[2 * layer].view; }
   const KvPlane& v(size_t layer) const { return planes_[2 * layer + 1].view; }
 
