@@ -2,6 +2,8 @@
 
 #include <cstdint>
 
+#include "flatquant/kernels/float_lanes.h"
+
 namespace flatquant {
 namespace {  // a copy per file, because files differ in instruction set
 
@@ -9,13 +11,17 @@ namespace {  // a copy per file, because files differ in instruction set
 typedef float Float8 __attribute__((vector_size(32)));
 typedef float Float8Unaligned __attribute__((vector_size(32), aligned(4)));
 
-// Columns that a tile of C has; B and C rows are padded to a multiple of it.
+// B and C rows are padded to a multiple of this many columns.
 inline constexpr int64_t kTileCols = 16;
-// 6 rows x 16 columns are 12 of the 16 vector registers that AVX2 has; two more
-// hold B, one the broadcast element of A.
-inline constexpr int64_t kTileRows = 6;
 
 constexpr int64_t PadToTile(int64_t n) { return (n + kTileCols - 1) / kTileCols * kTileCols; }
+
+// Registers that a tile of C is wide, and its rows. AVX-512 has 32 registers: 6 x 4
+// sums, 4 of B and the broadcast element of A make 29; where C is narrower, 8 rows
+// keep both multipliers busy (4 cycles of latency, 2 units) and still need no more
+// than 8 pointers into A. AVX2 has 16: 6 x 2 sums, 2 of B and the element make 15.
+inline constexpr int64_t kTileVectors = kLanes == 16 ? 4 : 2;
+constexpr int64_t TileRows(int64_t vectors) { return kLanes == 16 ? (vectors == 4 ? 6 : 8) : 6; }
 
 // A read through strides: element (i, k) is data[i * row + k * depth].
 struct StridedMatrix {
@@ -24,31 +30,54 @@ struct StridedMatrix {
   int64_t depth;
 };
 
-template <int kRows>
+template <int kRows, int kVectors>
 inline void MultiplyTile(StridedMatrix a, int64_t depth, const float* b, int64_t b_stride, float* c,
                          int64_t c_stride, bool accumulate) {
-  Float8 sum[kRows][2];
+  Lanes sum[kRows][kVectors];
   for (int i = 0; i < kRows; ++i) {
-    for (int j = 0; j < 2; ++j) {
-      sum[i][j] = accumulate
-                      ? Float8(*reinterpret_cast<const Float8Unaligned*>(c + i * c_stride + j * 8))
-                      : Float8{};
+    for (int j = 0; j < kVectors; ++j) {
+      sum[i][j] = accumulate ? LoadLanes(c + i * c_stride + j * kLanes) : SetLanes(0);
     }
   }
   for (int64_t k = 0; k < depth; ++k) {
-    const Float8 b0 = *reinterpret_cast<const Float8Unaligned*>(b + k * b_stride);
-    const Float8 b1 = *reinterpret_cast<const Float8Unaligned*>(b + k * b_stride + 8);
+    Lanes b_k[kVectors];
+    for (int j = 0; j < kVectors; ++j) b_k[j] = LoadLanes(b + k * b_stride + j * kLanes);
     const float* a_k = a.data + k * a.depth;
     for (int i = 0; i < kRows; ++i) {
-      const float element = a_k[i * a.row];
-      sum[i][0] += element * b0;
-      sum[i][1] += element * b1;
+      const Lanes element = SetLanes(a_k[i * a.row]);
+      for (int j = 0; j < kVectors; ++j) sum[i][j] = MulAdd(element, b_k[j], sum[i][j]);
     }
   }
   for (int i = 0; i < kRows; ++i) {
-    for (int j = 0; j < 2; ++j) {
-      *reinterpret_cast<Float8Unaligned*>(c + i * c_stride + j * 8) = sum[i][j];
+    for (int j = 0; j < kVectors; ++j) StoreLanes(c + i * c_stride + j * kLanes, sum[i][j]);
+  }
+}
+
+// MultiplyTile with `rows` <= kRows rows.
+template <int kRows, int kVectors>
+inline void MultiplyRows(int64_t rows, StridedMatrix a, int64_t depth, const float* b,
+                         int64_t b_stride, float* c, int64_t c_stride, bool accumulate) {
+  if constexpr (kRows > 0) {
+    if (rows == kRows) {
+      MultiplyTile<kRows, kVectors>(a, depth, b, b_stride, c, c_stride, accumulate);
+    } else {
+      MultiplyRows<kRows - 1, kVectors>(rows, a, depth, b, b_stride, c, c_stride, accumulate);
     }
+  }
+}
+
+// A panel of C, kVectors registers wide, in tiles of nearly equal height: a tile of
+// one or two rows would wait for its own sums.
+template <int kVectors>
+inline void MultiplyPanel(int64_t rows, StridedMatrix a, int64_t depth, const float* b,
+                          int64_t b_stride, float* c, int64_t c_stride, bool accumulate) {
+  constexpr int kRows = static_cast<int>(TileRows(kVectors));
+  for (int64_t tiles = (rows + kRows - 1) / kRows; tiles > 0; --tiles) {
+    const int64_t height = (rows + tiles - 1) / tiles;
+    MultiplyRows<kRows, kVectors>(height, a, depth, b, b_stride, c, c_stride, accumulate);
+    rows -= height;
+    a.data += height * a.row;
+    c += height * c_stride;
   }
 }
 
@@ -58,34 +87,18 @@ inline void MultiplyTile(StridedMatrix a, int64_t depth, const float* b, int64_t
 inline void MultiplySmall(int64_t rows, int64_t cols, int64_t depth, StridedMatrix a,
                           const float* b, int64_t b_stride, float* c, int64_t c_stride,
                           bool accumulate) {
-  for (int64_t j = 0; j < cols; j += kTileCols) {
-    int64_t i = 0;
-    for (; i + kTileRows <= rows; i += kTileRows) {
-      const StridedMatrix part = {a.data + i * a.row, a.row, a.depth};
-      MultiplyTile<kTileRows>(part, depth, b + j, b_stride, c + i * c_stride + j, c_stride,
-                              accumulate);
+  int64_t vectors = cols / kLanes;
+  for (int64_t panels = (vectors + kTileVectors - 1) / kTileVectors; panels > 0; --panels) {
+    const int64_t width = (vectors + panels - 1) / panels;
+    if constexpr (kTileVectors == 4) {
+      if (width == 4) MultiplyPanel<4>(rows, a, depth, b, b_stride, c, c_stride, accumulate);
+      if (width == 3) MultiplyPanel<3>(rows, a, depth, b, b_stride, c, c_stride, accumulate);
     }
-    const StridedMatrix part = {a.data + i * a.row, a.row, a.depth};
-    float* rest = c + i * c_stride + j;
-    switch (rows - i) {
-      case 5:
-        MultiplyTile<5>(part, depth, b + j, b_stride, rest, c_stride, accumulate);
-        break;
-      case 4:
-        MultiplyTile<4>(part, depth, b + j, b_stride, rest, c_stride, accumulate);
-        break;
-      case 3:
-        MultiplyTile<3>(part, depth, b + j, b_stride, rest, c_stride, accumulate);
-        break;
-      case 2:
-        MultiplyTile<2>(part, depth, b + j, b_stride, rest, c_stride, accumulate);
-        break;
-      case 1:
-        MultiplyTile<1>(part, depth, b + j, b_stride, rest, c_stride, accumulate);
-        break;
-      default:
-        break;
-    }
+    if (width == 2) MultiplyPanel<2>(rows, a, depth, b, b_stride, c, c_stride, accumulate);
+    if (width == 1) MultiplyPanel<1>(rows, a, depth, b, b_stride, c, c_stride, accumulate);
+    vectors -= width;
+    b += width * kLanes;
+    c += width * kLanes;
   }
 }
 

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <cstdint>
 
+#include "flatquant/kernels/float_lanes.h"
+
 namespace flatquant {
 namespace {  // a copy per file, because files differ in instruction set
 
@@ -35,6 +37,22 @@ inline float VectorExp(float x) {
   const float scale1 = std::bit_cast<float>((power - half + 127) << 23);
   const float y = p * scale0 * scale1;
   return x < -87.0f ? 0.0f : y;
+}
+
+// The same for a register of floats.
+inline Lanes ExpLanes(Lanes x) {
+  const Lanes clamped = MinLanes(MaxLanes(x, SetLanes(-87.0f)), SetLanes(89.0f));
+  const Lanes n = RoundLanes(clamped * SetLanes(1.44269504f));
+  const Lanes r = MulSub(n, SetLanes(1.42860682e-6f), MulSub(n, SetLanes(0.693145752f), clamped));
+  Lanes p = SetLanes(1.0f / 5040.0f);
+  p = MulAdd(p, r, SetLanes(1.0f / 720.0f));
+  p = MulAdd(p, r, SetLanes(1.0f / 120.0f));
+  p = MulAdd(p, r, SetLanes(1.0f / 24.0f));
+  p = MulAdd(p, r, SetLanes(1.0f / 6.0f));
+  p = MulAdd(p, r, SetLanes(0.5f));
+  p = MulAdd(p, r, SetLanes(1.0f));
+  p = MulAdd(p, r, SetLanes(1.0f));
+  return ZeroBelow(TimesPowerOfTwo(p, n), x, -87.0f);
 }
 
 }  // namespace

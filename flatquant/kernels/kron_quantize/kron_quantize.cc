@@ -1,147 +1,174 @@
 #include "flatquant/kernels/kron_quantize/kron_quantize.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 
 #include "flatquant/base/error.h"
+#include "flatquant/kernels/kron_quantize/tile_operands.h"
 #include "flatquant/kernels/registry.h"
 #include "flatquant/kernels/scratch.h"
 
 namespace flatquant {
 namespace {
 
-struct TransformedTag {};
+struct KronTag {};
 
-constexpr int64_t kRowAlign = 16;
-
-int64_t RoundUp(int64_t n) { return (n + kRowAlign - 1) / kRowAlign * kRowAlign; }
-
-// Tokens of a task: up to 16, as long as their transformed values (256 KB at most)
-// stay in L2.
-int64_t TokenSlice(int64_t width) {
-  constexpr int64_t kElements = 65536;
-  return std::clamp<int64_t>(kElements / std::max<int64_t>(1, width), 1, 16);
+constexpr int64_t RoundUp(int64_t n, int64_t multiple) {
+  return (n + multiple - 1) / multiple * multiple;
 }
 
-// One transformed token: `rows` rows of `cols` elements, `stride` apart.
-struct Token {
-  const float* y;
-  int64_t rows;
-  int64_t cols;
-  int64_t stride;
-};
-
-float ChooseScale(const Token& token, KronClip clip, float top) {
-  constexpr int64_t kLanes = 8;  // partial extremes, so that the compiler can vectorise
-  float hi[kLanes] = {};
-  float lo[kLanes] = {};
-  for (int64_t i = 0; i < token.rows; ++i) {
-    const float* y = token.y + i * token.stride;
-    int64_t c = 0;
-    for (; c + kLanes <= token.cols; c += kLanes) {
-      for (int64_t j = 0; j < kLanes; ++j) {
-        hi[j] = std::max(hi[j], y[c + j]);
-        lo[j] = std::min(lo[j], y[c + j]);
-      }
-    }
-    for (; c < token.cols; ++c) {
-      hi[0] = std::max(hi[0], y[c]);
-      lo[0] = std::min(lo[0], y[c]);
-    }
-  }
-  const float max = *std::max_element(hi, hi + kLanes);
-  const float min = *std::min_element(lo, lo + kLanes);
-  const float scale = std::max(std::abs(clip.max * max), std::abs(clip.min * min)) / top;
-  return scale > 0 ? scale : 1.0f;  // zeros, or too small to tell from them
+// Tokens of a task. 4096 elements are some microseconds of work, which outweighs
+// the hand-over, and keep a task's memory (five times 16 KB) in L2; but 16 rows for
+// each matrix product, or it would wait for its matrix.
+int64_t TokenSlice(const KronTransform& transform) {
+  constexpr int64_t kElements = 4096;
+  constexpr int64_t kRows = 16;
+  return std::max({int64_t{1}, kElements / transform.width(),
+                   transform.is_identity() ? 1 : kRows / transform.left_size});
 }
 
-void Quantize(const Token& token, float scale, float top, int8_t* codes) {
-  for (int64_t i = 0; i < token.rows; ++i) {
-    const float* y = token.y + i * token.stride;
-    int8_t* row = codes + i * token.cols;
-    for (int64_t c = 0; c < token.cols; ++c) {
-      const float q = std::nearbyint(y[c] / scale);
-      // The lower bound first: in this order NaN becomes a number.
-      row[c] = static_cast<int8_t>(static_cast<int32_t>(std::min(std::max(-top - 1.0f, q), top)));
-    }
-  }
-}
-
-void Finish(const KronQuantizeArgs& args, int64_t t, const Token& token) {
-  if (args.bits == 16) {
-    float* y = args.y + t * args.transform->width();
-    for (int64_t i = 0; i < token.rows; ++i) {
-      std::memcpy(y + i * token.cols, token.y + i * token.stride,
-                  static_cast<size_t>(token.cols) * sizeof(float));
-    }
-    return;
-  }
-  const float top = static_cast<float>((1 << (args.bits - 1)) - 1);
-  for (int64_t k = 0; k < args.clip_count; ++k) {
-    const int64_t index = k * args.tokens + t;
-    const float scale = ChooseScale(token, args.clips[k], top);
-    int8_t* codes = args.codes + index * args.code_stride;
-    Quantize(token, scale, top, codes);
-    std::memset(codes + args.transform->width(), 0,
-                static_cast<size_t>(args.code_stride - args.transform->width()));
-    args.scales[index] = scale;
-  }
-}
-
+// Empty for a matrix that changes nothing.
 AlignedBuffer<float> CopySquare(const std::byte* from, int64_t size, int64_t stride) {
   if (from == nullptr) return {};
   AlignedBuffer<float> to(static_cast<size_t>(size * stride));
   const size_t row_bytes = static_cast<size_t>(size) * sizeof(float);
+  bool is_identity = true;
   for (int64_t i = 0; i < size; ++i) {
-    std::memcpy(to.data() + i * stride, from + static_cast<size_t>(i) * row_bytes, row_bytes);
+    float* row = to.data() + i * stride;
+    std::memcpy(row, from + static_cast<size_t>(i) * row_bytes, row_bytes);
+    for (int64_t j = 0; j < size; ++j) is_identity &= row[j] == (i == j ? 1.0f : 0.0f);
   }
+  if (is_identity) return {};
   return to;
 }
+
+KronScratch MakeScratch(const KronTransform& transform, int64_t tokens) {
+  KronScratch scratch;
+  scratch.stride = RoundUp(transform.right_size, 16);
+  const int64_t input = RoundUp(tokens * transform.width(), 16);
+  if (transform.is_identity()) {
+    scratch.input = ThreadScratch<KronTag, float>(static_cast<size_t>(input));
+    return scratch;
+  }
+  const int64_t half = (tokens * transform.left_size + 15) * scratch.stride;
+  const int64_t tiles = RoundUp(TileOperandElements(transform, tokens), 32) / 2;  // in floats
+  float* memory = ThreadScratch<KronTag, float>(static_cast<size_t>(input + 2 * half + 2 * tiles));
+  scratch.input = memory;
+  scratch.half = memory + input;
+  scratch.y = scratch.half + half;
+  scratch.high = reinterpret_cast<uint16_t*>(scratch.y + half);
+  scratch.low = reinterpret_cast<uint16_t*>(scratch.y + half + tiles);
+  return scratch;
+}
+
+// Tokens [begin, end) of a KronQuantize call.
+class Task {
+ public:
+  Task(const KronQuantizeArgs& args, int64_t begin, int64_t end)
+      : args_(args),
+        transform_(*args.transform),
+        kernel_(*transform_.kernel),
+        begin_(begin),
+        tokens_(end - begin),
+        width_(transform_.width()),
+        scratch_(MakeScratch(transform_, tokens_)) {}
+
+  void Run() {
+    const bool wants_floats = args_.bits == 16;
+    float* result = wants_floats ? args_.y + begin_ * width_ : nullptr;
+    if (transform_.is_identity()) {
+      const float* x = Input(wants_floats ? result : scratch_.input);
+      if (wants_floats) {
+        if (x != result) std::memcpy(result, x, Bytes(tokens_ * width_));
+      } else {
+        Quantize(x, {.y = nullptr, .rows = 1, .cols = width_, .stride = width_});
+      }
+      return;
+    }
+    const float* x = Input(scratch_.input);
+    if (wants_floats && WritesWholeTiles()) {
+      kernel_.transform(transform_, x, tokens_, scratch_, result);
+      return;
+    }
+    kernel_.transform(transform_, x, tokens_, scratch_, scratch_.y);
+    if (wants_floats) {
+      for (int64_t i = 0; i < tokens_ * transform_.left_size; ++i) {
+        std::memcpy(result + i * transform_.right_size, scratch_.y + i * scratch_.stride,
+                    Bytes(transform_.right_size));
+      }
+      return;
+    }
+    Quantize(scratch_.y, {.y = nullptr,
+                          .rows = transform_.left_size,
+                          .cols = transform_.right_size,
+                          .stride = scratch_.stride});
+  }
+
+ private:
+  static size_t Bytes(int64_t floats) { return static_cast<size_t>(floats) * sizeof(float); }
+
+  // The transform's input: x itself, or what the input stage makes of it in `made`.
+  const float* Input(float* made) const {
+    const float* x = args_.x + begin_ * width_;
+    if (args_.input.norm_weight != nullptr) {
+      kernel_.rms_norm->run(
+          {x, args_.input.norm_weight, args_.input.norm_eps, tokens_, width_, made}, 0, tokens_);
+      return made;
+    }
+    if (args_.input.up != nullptr) {
+      kernel_.swiglu->run({x, args_.input.up + begin_ * width_, tokens_, width_, made}, 0, tokens_);
+      return made;
+    }
+    return x;
+  }
+
+  // Whether the result's rows are those that a kernel writes, without any beyond.
+  bool WritesWholeTiles() const {
+    const int64_t product_rows =
+        transform_.left.size() > 0 ? transform_.left_size : tokens_ * transform_.left_size;
+    return transform_.right_size % 16 == 0 && product_rows % 16 == 0;
+  }
+
+  void Quantize(const float* y, KronToken token) const {
+    for (int64_t t = 0; t < tokens_; ++t) {
+      token.y = y + t * token.rows * token.stride;
+      kernel_.quantize(args_, begin_ + t, token);
+    }
+  }
+
+  const KronQuantizeArgs& args_;
+  const KronTransform& transform_;
+  const KronQuantizeKernel& kernel_;
+  const int64_t begin_;
+  const int64_t tokens_;
+  const int64_t width_;
+  const KronScratch scratch_;
+};
 
 }  // namespace
 
 KronTransform PackKronTransform(int64_t left_size, const std::byte* left, int64_t right_size,
-                                const std::byte* right) {
+                                const std::byte* right, const KronQuantizeKernel* kernel) {
   FLATQUANT_CHECK(left_size > 0 && right_size > 0);
   KronTransform transform;
   transform.left_size = left_size;
   transform.right_size = right_size;
   transform.left = CopySquare(left, left_size, left_size);
-  transform.right_stride = RoundUp(right_size);
+  transform.right_stride = RoundUp(right_size, 16);
   transform.right = CopySquare(right, right_size, transform.right_stride);
+  transform.kernel = kernel != nullptr ? kernel : BestKernel<KronQuantizeKernel>().kernel;
+  if (transform.kernel->reads_tiles) PackTileOperands(transform);
   return transform;
 }
 
-void KronQuantize(const KronQuantizeArgs& args, ThreadPool& pool,
-                  const KronQuantizeKernel* kernel) noexcept {
-  const KronTransform& transform = *args.transform;
-  const int64_t width = transform.width();
-  FLATQUANT_CHECK(args.bits == 16 ||
-                  (args.code_stride >= width && args.bits >= 2 && args.bits <= 8));
-  if (kernel == nullptr) kernel = BestKernel<KronQuantizeKernel>().kernel;
-  const bool is_identity = transform.left.size() == 0 && transform.right.size() == 0;
-  const int64_t stride = RoundUp(transform.right_size);
-  const int64_t token_elements = transform.left_size * stride;
-  const int64_t slice = TokenSlice(width);
-  pool.ParallelFor(static_cast<size_t>(args.tokens), static_cast<size_t>(slice),
-                   [&](size_t begin, size_t end) {
-                     const int64_t first = static_cast<int64_t>(begin);
-                     const int64_t last = static_cast<int64_t>(end);
-                     if (is_identity) {
-                       for (int64_t t = first; t < last; ++t) {
-                         Finish(args, t, {args.x + t * width, 1, width, width});
-                       }
-                       return;
-                     }
-                     float* y = ThreadScratch<TransformedTag, float>(
-                         static_cast<size_t>((last - first) * token_elements));
-                     kernel->transform(args, first, last, y, stride);
-                     for (int64_t t = first; t < last; ++t) {
-                       Finish(args, t,
-                              {y + (t - first) * token_elements, transform.left_size,
-                               transform.right_size, stride});
-                     }
+void KronQuantize(const KronQuantizeArgs& args, ThreadPool& pool) noexcept {
+  FLATQUANT_CHECK(args.transform->kernel != nullptr);
+  FLATQUANT_CHECK(args.bits == 16 || (args.code_stride >= args.transform->width() &&
+                                      args.bits >= 2 && args.bits <= 8));
+  FLATQUANT_CHECK(args.input.norm_weight == nullptr || args.input.up == nullptr);
+  pool.ParallelFor(static_cast<size_t>(args.tokens),
+                   static_cast<size_t>(TokenSlice(*args.transform)), [&](size_t begin, size_t end) {
+                     Task(args, static_cast<int64_t>(begin), static_cast<int64_t>(end)).Run();
                    });
 }
 

@@ -28,7 +28,7 @@ struct Problem {
   int64_t width() const { return left_size * right_size; }
 };
 
-Problem RandomProblem(Rng& rng) {
+Problem RandomProblem(Rng& rng, const KronQuantizeKernel& kernel) {
   Problem p;
   p.left_size = RandomSize(rng, 20);
   p.right_size = RandomSize(rng, 70);
@@ -39,7 +39,7 @@ Problem RandomProblem(Rng& rng) {
   p.has_left = rng.Below(4) != 0;
   p.has_right = rng.Below(4) != 0;
   p.transform = PackKronTransform(p.left_size, p.has_left ? Bytes(p.left) : nullptr, p.right_size,
-                                  p.has_right ? Bytes(p.right) : nullptr);
+                                  p.has_right ? Bytes(p.right) : nullptr, &kernel);
   return p;
 }
 
@@ -83,14 +83,14 @@ TEST(KronQuantizeTest, FloatOutputAgreesWithTheFormula) {
   ThreadPool pool(2);
   ForEachKernel<KronQuantizeKernel>([&](const KronQuantizeKernel& kernel) {
     ForEachSeed(80, [&](Rng& rng) {
-      const Problem p = RandomProblem(rng);
+      const Problem p = RandomProblem(rng, kernel);
       AlignedBuffer<float> y(static_cast<size_t>(p.tokens * p.width()));
       KronQuantizeArgs args;
       args.x = p.x.data();
       args.tokens = p.tokens;
       args.transform = &p.transform;
       args.y = y.data();
-      KronQuantize(args, pool, &kernel);
+      KronQuantize(args, pool);
       Worst worst;
       std::vector<double> expected, magnitude;
       for (int64_t t = 0; t < p.tokens; ++t) {
@@ -112,7 +112,7 @@ TEST(KronQuantizeTest, CodesAreNearestForEveryClip) {
   ThreadPool pool(2);
   ForEachKernel<KronQuantizeKernel>([&](const KronQuantizeKernel& kernel) {
     ForEachSeed(80, [&](Rng& rng) {
-      const Problem p = RandomProblem(rng);
+      const Problem p = RandomProblem(rng, kernel);
       const KronClip clips[] = {{1.0f, 1.0f}, {0.7f, 0.9f}, {0.9f, 0.4f}};
       const int64_t clip_count = 1 + static_cast<int64_t>(rng.Below(3));
       const int bits = 2 + static_cast<int>(rng.Below(7));
@@ -130,7 +130,7 @@ TEST(KronQuantizeTest, CodesAreNearestForEveryClip) {
       args.codes = codes.data();
       args.code_stride = stride;
       args.scales = scales.data();
-      KronQuantize(args, pool, &kernel);
+      KronQuantize(args, pool);
       const double top = (1 << (bits - 1)) - 1;
       Worst scale_worst, code_worst;
       std::vector<double> y, magnitude;

@@ -1,0 +1,195 @@
+#pragma once
+
+#include <cstdint>
+
+#include "flatquant/kernels/amx_tiles.h"
+#include "flatquant/kernels/float_lanes.h"
+#include "flatquant/kernels/kron_quantize/kron_quantize.h"
+#include "flatquant/kernels/kron_quantize/tile_operands.h"
+
+// left^T X right on the tile unit; tile_operands.h has the arithmetic and the layouts.
+// Templates over the unit, so that the tests can run them with an emulated one.
+namespace flatquant {
+namespace {  // a copy per file, because files differ in instruction set
+
+typedef uint32_t LaneBits __attribute__((vector_size(kLanes * 4)));
+
+// Pairs (a, b) per lane, a in the lower half, as high and low terms. The high term is
+// cut off, not rounded: it can then not overflow, and the low one is exact before it
+// is rounded.
+inline void SplitPairs(Lanes a, Lanes b, uint16_t* high, uint16_t* low) {
+  const LaneBits upper_half = (LaneBits{} + 0xffff0000u);
+  const LaneBits round = (LaneBits{} + 0x8000u);
+  const LaneBits a_high = reinterpret_cast<LaneBits>(a) & upper_half;
+  const LaneBits b_high = reinterpret_cast<LaneBits>(b) & upper_half;
+  const LaneBits a_low = reinterpret_cast<LaneBits>(a - reinterpret_cast<Lanes>(a_high)) + round;
+  const LaneBits b_low = reinterpret_cast<LaneBits>(b - reinterpret_cast<Lanes>(b_high)) + round;
+  StoreLanes(reinterpret_cast<float*>(high), reinterpret_cast<Lanes>(a_high >> 16 | b_high));
+  StoreLanes(reinterpret_cast<float*>(low),
+             reinterpret_cast<Lanes>(a_low >> 16 | (b_low & upper_half)));
+}
+
+// Rows of floats to a first operand: [rows, cols rounded up to 32], pairs along rows.
+inline void SplitRows(const float* x, int64_t rows, int64_t cols, uint16_t* high, uint16_t* low) {
+  const int64_t full = cols / 32 * 32;
+  const int64_t rest = cols - full;
+  for (int64_t i = 0; i < rows; ++i, x += cols) {
+    for (int64_t c = 0; c < full; c += 32, high += 32, low += 32) {
+      for (int64_t j = 0; j < 16; j += kLanes) {
+        SplitPairs(LoadLanes(x + c + j), LoadLanes(x + c + 16 + j), high + 2 * j, low + 2 * j);
+      }
+    }
+    if (rest == 0) continue;
+    const auto load = [&](int64_t j) {  // lanes from j of the rest, zeros beyond it
+      if (j + kLanes <= rest) return LoadLanes(x + full + j);
+      return j < rest ? LoadFirst(x + full + j, rest - j) : SetLanes(0);
+    };
+    for (int64_t j = 0; j < 16; j += kLanes) {
+      SplitPairs(load(j), load(j + 16), high + 2 * j, low + 2 * j);
+    }
+    high += 32;
+    low += 32;
+  }
+}
+
+// A token's rows to a second operand, whose summands they are: [rows rounded up to 32
+// / 2][cols rounded up to 16] pairs. cols at the end of x's rows are read as zeros.
+inline void SplitSummands(const float* x, int64_t rows, int64_t cols, int64_t x_stride,
+                          uint16_t* high, uint16_t* low) {
+  for (int64_t block = 0; block < rows; block += 32) {
+    for (int64_t p = 0; p < 16; ++p) {
+      const float* a = x + (block + p) * x_stride;
+      const bool has_a = block + p < rows;
+      const bool has_b = block + p + 16 < rows;
+      const auto load = [&](const float* row, int64_t c) {
+        return c + kLanes <= cols ? LoadLanes(row + c)
+                                  : (c < cols ? LoadFirst(row + c, cols - c) : SetLanes(0));
+      };
+      for (int64_t c = 0; c < (cols + 15) / 16 * 16;
+           c += kLanes, high += 2 * kLanes, low += 2 * kLanes) {
+        SplitPairs(has_a ? load(a, c) : SetLanes(0),
+                   has_b ? load(a + 16 * x_stride, c) : SetLanes(0), high, low);
+      }
+    }
+  }
+}
+
+// A split operand cut into tiles; tile (i, k) begins at element i * outer + k * inner.
+struct TileOperand {
+  const uint16_t* high;
+  const uint16_t* low;
+  int64_t outer;
+  int64_t inner;
+  int64_t stride;  // bytes from row to row of a tile
+
+  TileOperand From(int64_t i) const {
+    return {high + i * outer, low + i * outer, outer, inner, stride};
+  }
+};
+
+// kM x kN tiles of C; tiles 0..3 are sums, 4 and 5 of a, 6 and 7 of b. Four sums hide
+// the latency of a product, which is three times its duration.
+template <int kM, int kN, typename Tiles>
+inline void MultiplyTiles(Tiles& tiles, int64_t k_tiles, const TileOperand& a, const TileOperand& b,
+                          float* c, int64_t c_stride) {
+  tiles.template Zero<0>();
+  if constexpr (kN > 1) tiles.template Zero<1>();
+  if constexpr (kM > 1) tiles.template Zero<2>();
+  if constexpr (kM > 1 && kN > 1) tiles.template Zero<3>();
+  const auto load_a = [&](const uint16_t* from) {
+    tiles.template Load<4>(from, a.stride);
+    if constexpr (kM > 1) tiles.template Load<5>(from + a.outer, a.stride);
+  };
+  const auto load_b = [&](const uint16_t* from) {
+    tiles.template Load<6>(from, b.stride);
+    if constexpr (kN > 1) tiles.template Load<7>(from + b.outer, b.stride);
+  };
+  const auto multiply = [&] {
+    tiles.template DotBf16<0, 4, 6>();
+    if constexpr (kN > 1) tiles.template DotBf16<1, 4, 7>();
+    if constexpr (kM > 1) tiles.template DotBf16<2, 5, 6>();
+    if constexpr (kM > 1 && kN > 1) tiles.template DotBf16<3, 5, 7>();
+  };
+  for (int64_t k = 0; k < k_tiles; ++k) {
+    // In this order each term is loaded once.
+    load_a(a.high + k * a.inner);
+    load_b(b.low + k * b.inner);
+    multiply();
+    load_b(b.high + k * b.inner);
+    multiply();
+    load_a(a.low + k * a.inner);
+    multiply();
+  }
+  const int64_t bytes = c_stride * static_cast<int64_t>(sizeof(float));
+  tiles.template Store<0>(c, bytes);
+  if constexpr (kN > 1) tiles.template Store<1>(c + 16, bytes);
+  if constexpr (kM > 1) tiles.template Store<2>(c + 16 * c_stride, bytes);
+  if constexpr (kM > 1 && kN > 1) tiles.template Store<3>(c + 16 * c_stride + 16, bytes);
+}
+
+// C [m_tiles * 16, n_tiles * 16] = A B.
+template <typename Tiles>
+inline void MultiplyOperands(Tiles& tiles, int64_t m_tiles, int64_t n_tiles, int64_t k_tiles,
+                             const TileOperand& a, const TileOperand& b, float* c,
+                             int64_t c_stride) {
+  for (int64_t m = 0; m < m_tiles; m += 2) {
+    const bool two_rows = m + 2 <= m_tiles;
+    for (int64_t n = 0; n < n_tiles; n += 2) {
+      const bool two_columns = n + 2 <= n_tiles;
+      float* corner = c + m * 16 * c_stride + n * 16;
+      const TileOperand part_a = a.From(m);
+      const TileOperand part_b = b.From(n);
+      if (two_rows && two_columns) {
+        MultiplyTiles<2, 2>(tiles, k_tiles, part_a, part_b, corner, c_stride);
+      } else if (two_rows) {
+        MultiplyTiles<2, 1>(tiles, k_tiles, part_a, part_b, corner, c_stride);
+      } else if (two_columns) {
+        MultiplyTiles<1, 2>(tiles, k_tiles, part_a, part_b, corner, c_stride);
+      } else {
+        MultiplyTiles<1, 1>(tiles, k_tiles, part_a, part_b, corner, c_stride);
+      }
+    }
+  }
+}
+
+template <typename Tiles>
+inline void TransformTiles(const KronTransform& transform, const float* x, int64_t tokens,
+                           const KronScratch& scratch, float* y) noexcept {
+  Tiles tiles;
+  const int64_t rows = transform.left_size;
+  const int64_t cols = transform.right_size;
+  const int64_t stride = scratch.stride;
+  const int64_t n_tiles = stride / 16;
+  const bool has_left = transform.left.size() > 0;
+  const float* half = x;
+  int64_t half_stride = cols;
+  if (transform.right.size() > 0) {
+    const int64_t k_tiles = (cols + 31) / 32;
+    const int64_t words = n_tiles * k_tiles * kTileWords;
+    const uint16_t* right = transform.right_tiles.data();
+    float* product = has_left ? scratch.half : y;
+    SplitRows(x, tokens * rows, cols, scratch.high, scratch.low);
+    MultiplyOperands(tiles, (tokens * rows + 15) / 16, n_tiles, k_tiles,
+                     {scratch.high, scratch.low, 16 * 32 * k_tiles, 32, 64 * k_tiles},
+                     {right, right + words, k_tiles * kTileWords, kTileWords, kTileBytes}, product,
+                     stride);
+    half = product;
+    half_stride = stride;
+  }
+  if (!has_left) return;
+  const int64_t m_tiles = (rows + 15) / 16;
+  const int64_t k_tiles = (rows + 31) / 32;
+  const int64_t words = m_tiles * k_tiles * kTileWords;
+  const uint16_t* left = transform.left_tiles.data();
+  for (int64_t t = 0; t < tokens; ++t) {
+    SplitSummands(half + t * rows * half_stride, rows, half_stride == stride ? stride : cols,
+                  half_stride, scratch.high, scratch.low);
+    MultiplyOperands(tiles, m_tiles, n_tiles, k_tiles,
+                     {left, left + words, k_tiles * kTileWords, kTileWords, kTileBytes},
+                     {scratch.high, scratch.low, 32, 32 * stride, 4 * stride},
+                     y + t * rows * stride, stride);
+  }
+}
+
+}  // namespace
+}  // namespace flatquant
