@@ -5,7 +5,9 @@
 #include <cstring>
 
 #include "flatquant/base/error.h"
+#include "flatquant/kernels/gemm_int/gemm_scratch.h"
 #include "flatquant/kernels/registry.h"
+#include "flatquant/kernels/scratch.h"
 
 namespace flatquant {
 namespace {
@@ -54,6 +56,11 @@ void RunTask(const Share& share, int64_t task) {
 }
 
 }  // namespace
+
+uint8_t* GemmIntScratch(size_t bytes) {
+  struct Tag {};
+  return ThreadScratch<Tag, uint8_t>(bytes);
+}
 
 GemmIntWeights PackGemmInt(const GemmIntSource& source, ThreadPool& pool,
                            const GemmIntKernel* kernel) {

@@ -4,17 +4,42 @@
 #include <vector>
 
 #include "flatquant/kernels/gemm_int/gemm_int.h"
+#include "flatquant/kernels/gemm_int/tile_gemm.h"
 #include "flatquant/kernels/kernel_testing.h"
 
 namespace flatquant {
 namespace {
 
-using kernel_testing::ForEachKernel;
 using kernel_testing::ForEachSeed;
 using kernel_testing::kEpsilon;
 using kernel_testing::RandomFloats;
 using kernel_testing::RandomSize;
 using kernel_testing::Worst;
+
+// The AMX kernel on an emulated tile unit.
+template <typename Blocking>
+void ComputeEmulated(const GemmIntArgs& args, int64_t m_begin, int64_t m_end, int64_t row_begin,
+                     int64_t row_end) noexcept {
+  TileGemm<EmulatedTiles, Blocking>(args, m_begin, m_end, row_begin, row_end).Run();
+}
+
+template <typename Blocking>
+constexpr GemmIntKernel kEmulated = {kVnniPanelRows, VnniPackedBytes, VnniPack,
+                                     ComputeEmulated<Blocking>};
+
+// Calls test(kernel) for each kernel that this CPU can run and for emulated ones,
+// whose small blocks give small shapes every kind of edge.
+void ForEachGemm(const auto& test) {
+  kernel_testing::ForEachKernel<GemmIntKernel>(test);
+  {
+    SCOPED_TRACE("emulated tiles, 2 x 2");
+    test(kEmulated<TileBlocking<2, 1, 128, true>>);
+  }
+  {
+    SCOPED_TRACE("emulated tiles, 1 x 4");
+    test(kEmulated<TileBlocking<1, 2, 64, false>>);
+  }
+}
 
 // Integers and their canonical bytes.
 struct IntMatrix {
@@ -135,7 +160,7 @@ void RunAndCheck(const Problem& p, const Variant& variant, const GemmIntKernel& 
 
 TEST(GemmIntTest, AgreesWithTheFormulaOnOddShapes) {
   ThreadPool pool(2);
-  ForEachKernel<GemmIntKernel>([&](const GemmIntKernel& kernel) {
+  ForEachGemm([&](const GemmIntKernel& kernel) {
     ForEachSeed(120, [&](Rng& rng) {
       const int bits = 2 + static_cast<int>(rng.Below(7));
       const int64_t range = int64_t{1} << bits;
@@ -155,7 +180,7 @@ TEST(GemmIntTest, AgreesWithTheFormulaOnOddShapes) {
 // anywhere would show.
 TEST(GemmIntTest, LargestSumsAreExact) {
   ThreadPool pool(1);
-  ForEachKernel<GemmIntKernel>([&](const GemmIntKernel& kernel) {
+  ForEachGemm([&](const GemmIntKernel& kernel) {
     for (int bits : {4, 8}) {
       for (int sign : {-1, 1}) {
         Rng rng(1);
@@ -170,7 +195,7 @@ TEST(GemmIntTest, LargestSumsAreExact) {
 
 TEST(GemmIntTest, SeveralTokenSlices) {
   ThreadPool pool(2);
-  ForEachKernel<GemmIntKernel>([&](const GemmIntKernel& kernel) {
+  ForEachGemm([&](const GemmIntKernel& kernel) {
     Rng rng(5);
     IntMatrix matrix =
         MakeMatrix(4, 70, 72, [&] { return static_cast<int64_t>(rng.Below(16)) - 8; });
@@ -183,7 +208,7 @@ TEST(GemmIntTest, SeveralTokenSlices) {
 // A group's linears differ in shape, bits and activations.
 TEST(GemmIntTest, AGroupComputesEachOfItsLinears) {
   ThreadPool pool(2);
-  ForEachKernel<GemmIntKernel>([&](const GemmIntKernel& kernel) {
+  ForEachGemm([&](const GemmIntKernel& kernel) {
     ForEachSeed(20, [&](Rng& rng) {
       const int64_t tokens = RandomSize(rng, 20);
       std::vector<Problem> problems;

@@ -4,11 +4,7 @@
 //
 //   sum_c act[c] * q[c] = sum_c act[c] * (q[c] + offset) - offset * sum_c act[c]
 //
-// Layout: panels of 32 rows. A panel runs over groups of 8 columns; a group of a
-// nibble panel is two 64-byte vectors (rows 0..15 and 16..31), in which 32-bit
-// lane i holds row i's columns 0..3 in its low nibbles and 4..7 in its high ones.
-// A group of a byte panel is four vectors: columns 0..3 of both row halves, then
-// columns 4..7.
+// Layout: vnni_panels.h.
 //
 // GCC 12 reports its own _mm512_undefined_* as uninitialized (its bug 105593).
 #if defined(__GNUC__) && !defined(__clang__)
@@ -21,57 +17,16 @@
 #include <cstring>
 
 #include "flatquant/kernels/gemm_int/gemm_int.h"
-#include "flatquant/kernels/gemm_int/nibble_lanes.h"
+#include "flatquant/kernels/gemm_int/vnni_panels.h"
 
 namespace flatquant {
 namespace {
 
-constexpr int64_t kPanelRows = 32;
-constexpr int64_t kGroupCols = 8;
+constexpr int64_t kPanelRows = kVnniPanelRows;
+constexpr int64_t kGroupCols = kVnniGroupCols;
 // 8 tokens x 32 rows fill 16 of the 32 vector registers with sums: enough
 // independent chains to hide VPDPBUSD's latency, room for weights and unpacking.
 constexpr int kTileTokens = 8;
-
-bool IsNibble(int bits) { return bits <= 4; }
-
-int64_t Groups(int64_t cols) { return (cols + kGroupCols - 1) / kGroupCols; }
-
-size_t PanelBytes(int bits, int64_t cols) {
-  return static_cast<size_t>(Groups(cols)) * (IsNibble(bits) ? 128 : 256);
-}
-
-size_t PackedBytes(int bits, int64_t rows, int64_t cols) noexcept {
-  return static_cast<size_t>((rows + kPanelRows - 1) / kPanelRows) * PanelBytes(bits, cols);
-}
-
-void PackNibbleRow(const uint8_t* row, int64_t cols, int64_t lane, uint8_t* panel) {
-  for (int64_t group = 0; group < Groups(cols); ++group) {
-    const uint32_t word = NibbleLane(row, (cols + 1) / 2, group);
-    std::memcpy(panel + group * 128 + lane * 4, &word, 4);
-  }
-}
-
-// Columns past the end meet activations of zero: their weights may be anything.
-void PackByteRow(const uint8_t* row, int64_t cols, int64_t lane, uint8_t* panel) {
-  for (int64_t c = 0; c < cols; ++c) {
-    panel[c / 4 * 128 + lane * 4 + c % 4] = static_cast<uint8_t>(row[c] ^ 0x80u);
-  }
-}
-
-void Pack(const GemmIntSource& source, int64_t row_begin, int64_t row_end,
-          uint8_t* packed) noexcept {
-  const uint8_t* bytes = reinterpret_cast<const uint8_t*>(source.weight);
-  const size_t panel_bytes = PanelBytes(source.bits, source.cols);
-  for (int64_t row = row_begin; row < row_end; ++row) {
-    uint8_t* panel = packed + static_cast<size_t>(row / kPanelRows) * panel_bytes;
-    const int64_t lane = row % kPanelRows;
-    if (IsNibble(source.bits)) {
-      PackNibbleRow(bytes + row * ((source.cols + 1) / 2), source.cols, lane, panel);
-    } else {
-      PackByteRow(bytes + row * source.cols, source.cols, lane, panel);
-    }
-  }
-}
 
 // sum_c act[c] over a padded row.
 int32_t SumRow(const int8_t* act, int64_t stride) {
@@ -182,8 +137,8 @@ __mmask16 RowMask(int64_t rows) {
 void Compute(const GemmIntArgs& args, int64_t m_begin, int64_t m_end, int64_t row_begin,
              int64_t row_end) noexcept {
   const GemmIntWeights& weights = *args.weights;
-  const bool is_nibble = IsNibble(weights.bits);
-  const int32_t offset = is_nibble ? 8 : 128;
+  const bool is_nibble = VnniIsNibble(weights.bits);
+  const int32_t offset = VnniOffset(weights.bits);
   constexpr int64_t kChunk = 256;  // tokens whose sums are on the stack
   int32_t act_sum[kChunk];
   for (int64_t m0 = m_begin; m0 < m_end; m0 += kChunk) {
@@ -196,9 +151,8 @@ void Compute(const GemmIntArgs& args, int64_t m_begin, int64_t m_end, int64_t ro
         const Tile tile = {
             args.act + m * args.act_stride,
             args.act_stride,
-            weights.data.data() +
-                static_cast<size_t>(row / kPanelRows) * PanelBytes(weights.bits, weights.cols),
-            Groups(weights.cols),
+            weights.data.data() + row / kPanelRows * VnniPanelBytes(weights.bits, weights.cols),
+            VnniSteps(weights.cols) * (kVnniStepCols / kVnniGroupCols),
             act_sum + (m - m0),
             args.act_scale + m,
             weights.scale.data() + row,
@@ -223,6 +177,6 @@ void Compute(const GemmIntArgs& args, int64_t m_begin, int64_t m_end, int64_t ro
 }  // namespace
 
 extern const GemmIntKernel kGemmIntX86Avx512Vnni;
-const GemmIntKernel kGemmIntX86Avx512Vnni = {kPanelRows, PackedBytes, Pack, Compute};
+const GemmIntKernel kGemmIntX86Avx512Vnni = {kPanelRows, VnniPackedBytes, VnniPack, Compute};
 
 }  // namespace flatquant
