@@ -33,63 +33,50 @@ void LoadVector(const KvPlane& plane, int64_t head, int64_t position, float* out
   for (int64_t i = 0; i < plane.head_dim; ++i) out[i] = Element(plane, row, vector, i);
 }
 
-// The positions that a token sees.
-struct Seen {
-  int64_t first;
-  int64_t last;
-};
-
-Seen SeenBy(const AttentionArgs& args, int64_t token) {
-  const int64_t last = args.first_position + token;
-  return {args.window > 0 ? std::max<int64_t>(0, last - args.window + 1) : 0, last};
-}
-
-// scores[first .. last] become weights that add up to 1.
-void Softmax(float* scores, Seen seen) {
-  float top = -INFINITY;
-  for (int64_t j = seen.first; j <= seen.last; ++j) top = std::max(top, scores[j]);
-  float sum = 0;
-  for (int64_t j = seen.first; j <= seen.last; ++j) sum += scores[j] = std::exp(scores[j] - top);
-  for (int64_t j = seen.first; j <= seen.last; ++j) scores[j] /= sum;
+// scores[first .. last) become exp(score - top).
+void Exponentials(float* scores, int64_t first, int64_t last, float* top, float* total) {
+  *top = kAttentionLowest;
+  *total = 0;
+  for (int64_t j = first; j < last; ++j) *top = std::max(*top, scores[j]);
+  for (int64_t j = first; j < last; ++j) *total += scores[j] = std::exp(scores[j] - *top);
 }
 
 int64_t TokenSlice(int64_t) noexcept { return 16; }
 
-// Every K and V vector of the task is widened once and meets all its rows.
-void Run(const AttentionArgs& args, int64_t kv_head, int64_t token_begin,
-         int64_t token_end) noexcept {
+// Every K and V vector of the block is widened once and meets all its rows.
+void Run(const AttentionBlock& block, const AttentionSums& sums) noexcept {
+  const AttentionArgs& args = *block.args;
   const int64_t n = args.k.head_dim;
-  const int64_t group = args.heads / args.k.heads;
-  const int64_t rows = (token_end - token_begin) * group;
-  const int64_t begin = SeenBy(args, token_begin).first;
-  const int64_t end = SeenBy(args, token_end - 1).last + 1;
+  const int64_t rows = block.rows();
+  const int64_t keys = block.keys();
   float* vector = ThreadScratch<VectorTag, float>(static_cast<size_t>(n));
-  float* scores = ThreadScratch<ScoreTag, float>(static_cast<size_t>(rows * end));
-  const auto token = [&](int64_t row) { return token_begin + row / group; };
-  const auto offset = [&](int64_t row) {
-    return (token(row) * args.heads + kv_head * group + row % group) * n;
-  };
-  for (int64_t j = begin; j < end; ++j) {
-    LoadVector(args.k, kv_head, j, vector);
+  float* scores = ThreadScratch<ScoreTag, float>(static_cast<size_t>(rows * keys));
+  for (int64_t j = 0; j < keys; ++j) {
+    LoadVector(args.k, block.kv_head, block.key_begin + j, vector);
     for (int64_t r = 0; r < rows; ++r) {
-      const float* q = args.q + offset(r);
+      const float* q = args.q + block.Offset(r);
       float dot = 0;
       for (int64_t i = 0; i < n; ++i) dot += q[i] * vector[i];
-      scores[r * end + j] = dot * args.scale;
+      scores[r * keys + j] = dot * args.scale;
     }
   }
+  // The keys that a row sees, counted from the block's first.
+  const auto first = [&](int64_t r) {
+    return std::clamp<int64_t>(block.First(r) - block.key_begin, 0, keys);
+  };
+  const auto last = [&](int64_t r) {
+    return std::clamp<int64_t>(block.Position(r) + 1 - block.key_begin, 0, keys);
+  };
   for (int64_t r = 0; r < rows; ++r) {
-    Softmax(scores + r * end, SeenBy(args, token(r)));
-    std::fill(args.y + offset(r), args.y + offset(r) + n, 0.0f);
+    Exponentials(scores + r * keys, first(r), last(r), sums.top + r, sums.total + r);
   }
-  for (int64_t j = begin; j < end; ++j) {
-    LoadVector(args.v, kv_head, j, vector);
+  std::fill(sums.values, sums.values + rows * n, 0.0f);
+  for (int64_t j = 0; j < keys; ++j) {
+    LoadVector(args.v, block.kv_head, block.key_begin + j, vector);
     for (int64_t r = 0; r < rows; ++r) {
-      const Seen seen = SeenBy(args, token(r));
-      if (j < seen.first || j > seen.last) continue;
-      float* y = args.y + offset(r);
-      const float weight = scores[r * end + j];
-      for (int64_t i = 0; i < n; ++i) y[i] += weight * vector[i];
+      if (j < first(r) || j >= last(r)) continue;
+      const float weight = scores[r * keys + j];
+      for (int64_t i = 0; i < n; ++i) sums.values[r * n + i] += weight * vector[i];
     }
   }
 }
@@ -97,6 +84,6 @@ void Run(const AttentionArgs& args, int64_t kv_head, int64_t token_begin,
 }  // namespace
 
 extern const AttentionKernel kAttentionReference;
-const AttentionKernel kAttentionReference = {TokenSlice, Run};
+const AttentionKernel kAttentionReference = {TokenSlice, Run, Run};
 
 }  // namespace flatquant

@@ -129,6 +129,11 @@ TEST(AttentionTest, AgreesWithTheFormulaOnOddShapes) {
       args.k = k.view;
       args.v = v.view;
       args.y = y.data();
+      SCOPED_TRACE(::testing::Message()
+                   << "tokens " << tokens << " after " << first << ", " << kv_heads << " x "
+                   << group << " heads of " << head_dim << ", window " << args.window
+                   << ", formats " << static_cast<int>(k.view.format) << " "
+                   << static_cast<int>(v.view.format));
       Attention(args, pool, &kernel);
       CheckAgainstFormula(args, k, v);
     });
