@@ -153,6 +153,9 @@ std::vector<std::string> PackedLines(const PackedModel& model) {
                            k.defined() ? fmt::format("{}x{}", k.shape[0], k.shape[1]) : "none");
       },
       &lines);
+  lines.push_back(fmt::format("  {:<9} weight bits {}, activation bits {}{}", "lm_head",
+                              BitsText(model.head.bits), BitsText(model.head.act_bits),
+                              model.lm_head.defined() ? "" : "; it is the embedding too"));
   const PackedSizes sizes = SizesOf(model);
   lines.push_back(fmt::format("sizes    quantized linears {} ({:.1f}% of their bf16 bytes)",
                               FormatBytes(sizes.linear_bytes), 100 * sizes.linear_ratio()));
@@ -181,6 +184,7 @@ nlohmann::ordered_json PackedJson(const PackedModel& model) {
   }
   const PackedSizes sizes = SizesOf(model);
   return {{"scheme", model.scheme.Name()},
+          {"lm_head", {{"bits", model.head.bits}, {"act_bits", model.head.act_bits}}},
           {"provenance", model.provenance},
           {"sizes",
            {{"linear_bytes", sizes.linear_bytes},

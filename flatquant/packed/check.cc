@@ -3,6 +3,7 @@
 #include <set>
 
 #include "flatquant/base/error.h"
+#include "flatquant/packed/head.h"
 #include "flatquant/packed/nibbles.h"
 #include "flatquant/packed/quantization_config.h"
 #include "flatquant/packed/stored_tensors.h"
@@ -69,6 +70,7 @@ void EveryTensor(const PackedModel& model, const Visit& visit) {
   }
   visit(model.final_norm);
   visit(model.lm_head);
+  visit(model.head.scale);
 }
 
 }  // namespace
@@ -80,6 +82,8 @@ void CheckPackedModel(const PackedModel& model, const std::string& where) {
                     std::to_string(model.config.layers) + " layers",
                 kHint);
   }
+  CheckBits(model.head.bits, "lm_head", where);
+  CheckBits(model.head.act_bits, "the activation that enters lm_head", where);
   StoredModel stored;
   stored.model = model;
   for (size_t i = 0; i < model.blocks.size(); ++i) {
@@ -101,25 +105,36 @@ void CheckPackedModel(const PackedModel& model, const std::string& where) {
   });
 }
 
+namespace {
+
+// Throws unless every row holds codes of the linear's bits.
+void CheckRows(const PackedLinear& linear, LinearShape shape, const std::string& path,
+               const std::string& where) {
+  // Every pattern is a code at full width: nothing to read.
+  if (linear.bits == 16 || linear.bits == 8) return;
+  if (linear.bits == 4 && shape.cols % 2 == 0) return;
+  const int64_t row_bytes = PackedRowBytes(linear.bits, shape.cols);
+  for (int64_t r = 0; r < shape.rows; ++r) {
+    if (RowIsCanonical(linear.bits, linear.weight.data + r * row_bytes, shape.cols)) continue;
+    throw Error("packed.bad_value", where,
+                "tensor '" + path + ".weight': row " + std::to_string(r) + " holds a code beyond " +
+                    std::to_string(linear.bits) + " bits, or a left-over nibble that is not zero",
+                "write the packed model again with `flatquant quantize`");
+  }
+}
+
+}  // namespace
+
 void CheckCodes(const PackedModel& model, const std::string& where) {
   for (size_t i = 0; i < model.blocks.size(); ++i) {
     for (Linear which : kLinears) {
-      const PackedLinear& linear = model.blocks[i].linear(which);
-      if (linear.bits == 16) continue;
-      const LinearShape shape = ShapeOf(model.config, which);
-      // Every pattern is a code at full width: nothing to read.
-      if (linear.bits == 8 || (linear.bits == 4 && shape.cols % 2 == 0)) continue;
-      const int64_t row_bytes = PackedRowBytes(linear.bits, shape.cols);
-      for (int64_t r = 0; r < shape.rows; ++r) {
-        if (RowIsCanonical(linear.bits, linear.weight.data + r * row_bytes, shape.cols)) continue;
-        throw Error("packed.bad_value", where,
-                    "tensor '" + LinearPath(static_cast<int64_t>(i), which) + ".weight': row " +
-                        std::to_string(r) + " holds a code beyond " + std::to_string(linear.bits) +
-                        " bits, or a left-over nibble that is not zero",
-                    "write the packed model again with `flatquant quantize`");
-      }
+      CheckRows(model.blocks[i].linear(which), ShapeOf(model.config, which),
+                LinearPath(static_cast<int64_t>(i), which), where);
     }
   }
+  const bool is_tied = !model.lm_head.defined();
+  CheckRows(HeadLinear(model), {model.config.vocab, model.config.hidden},
+            std::string(is_tied ? kEmbeddingPath : kLmHeadPath), where);
 }
 
 }  // namespace flatquant

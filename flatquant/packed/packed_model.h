@@ -85,13 +85,23 @@ struct PackedBlock {
   const PackedSite& site(Site which) const { return sites[static_cast<size_t>(which)]; }
 };
 
+// The output projection W [vocab, hidden]: quantized like a linear, one scale per
+// row. It is lm_head, or where that is undefined the embedding, which then is the
+// same table: row i stands for scale[i] * codes in both uses.
+struct PackedHead {
+  int bits = 16;
+  int act_bits = 16;  // of the activations that enter it, per token as at a site with clip 1
+  Tensor scale;       // F32 [vocab], with bits <= 8
+};
+
 struct PackedModel {
   ModelConfig config;
   Scheme scheme;
   std::vector<PackedBlock> blocks;
-  Tensor embedding;   // float [vocab, hidden]
+  Tensor embedding;   // float [vocab, hidden], or the head's codes when tied
   Tensor final_norm;  // F32 [hidden]
-  Tensor lm_head;     // float [vocab, hidden]; undefined when tied to the embedding
+  Tensor lm_head;     // float [vocab, hidden] or codes; undefined when tied to the embedding
+  PackedHead head;
 
   // Where the model came from, for people and reports: "tool_version",
   // "method", "seed", "data", ... No consumer may branch on it.

@@ -81,6 +81,7 @@ std::string WithQuantizationConfig(std::string_view source_json, const Quantizat
                                {"format_version", kPackedFormatVersion},
                                {"scheme", config.scheme.Name()}};
   quantization.update(BlockJson(base, nullptr));
+  quantization["lm_head"] = {{"bits", config.head.bits}, {"act_bits", config.head.act_bits}};
   for (size_t i = 1; i < config.blocks.size(); ++i) {
     if (config.blocks[i] == base) continue;
     quantization["layers"][std::to_string(i)] = BlockJson(config.blocks[i], &base);

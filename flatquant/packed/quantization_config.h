@@ -16,7 +16,7 @@ namespace flatquant {
 // The `quantization_config` object of a packed model's config.json: which
 // tensors the files hold and how to read them (FORMAT.md, "quantization_config").
 
-inline constexpr int64_t kPackedFormatVersion = 1;
+inline constexpr int64_t kPackedFormatVersion = 2;
 
 struct SiteGrid {
   int act_bits = 16;
@@ -44,8 +44,17 @@ struct BlockGrid {
   friend bool operator==(const BlockGrid&, const BlockGrid&) = default;
 };
 
+// The output projection; version 1 of the format had it in 16 bits always.
+struct HeadGrid {
+  int bits = 16;
+  int act_bits = 16;
+
+  friend bool operator==(const HeadGrid&, const HeadGrid&) = default;
+};
+
 struct QuantizationConfig {
   Scheme scheme;
+  HeadGrid head;
   std::vector<BlockGrid> blocks;
   std::map<std::string, std::string> provenance;
 };

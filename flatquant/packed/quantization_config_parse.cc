@@ -70,6 +70,12 @@ class Parser {
     if (wanted(fields, "cache")) grid->cache = ReadCache(fields.Object("cache"));
   }
 
+  HeadGrid ReadHead(const JsonFields& fields) const {
+    const HeadGrid grid = {Bits(fields, "bits"), Bits(fields, "act_bits")};
+    fields.RefuseOthers(OneOf("bits", "act_bits"));
+    return grid;
+  }
+
   // The layer that a key of "layers" names, written as std::to_string writes it.
   size_t LayerIndex(const JsonFields& layers, const std::string& key) const {
     bool good = !key.empty() && key.size() <= 9 && (key[0] != '0' || key.size() == 1);
@@ -205,12 +211,16 @@ QuantizationConfig ParseQuantizationConfig(std::string_view config_json, const M
       layer.RefuseOthers(OneOf("weights", "sites", "cache"));
     }
   }
+  const bool has_head = fields.Integer("format_version", kPackedFormatVersion) >= 2;
+  if (has_head) config.head = parser.ReadHead(fields.Object("lm_head"));
   const JsonFields provenance = fields.Object("provenance");
   for (const auto& [key, value] : provenance.object().items()) {
     config.provenance[key] = provenance.Text(key);
   }
-  fields.RefuseOthers(OneOf("quant_method", "format_version", "scheme", "weights", "sites", "cache",
-                            "layers", "provenance"));
+  const auto known = OneOf("quant_method", "format_version", "scheme", "weights", "sites", "cache",
+                           "layers", "provenance");
+  fields.RefuseOthers(
+      [&](const std::string& key) { return known(key) || (has_head && key == "lm_head"); });
   return config;
 }
 

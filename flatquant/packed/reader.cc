@@ -59,6 +59,8 @@ PackedModel ReadPackedModel(const fs::path& directory) {
   }
   QuantizationConfig config = ParseQuantizationConfig(text, stored.model.config, config_where);
   stored.model.scheme = config.scheme;
+  stored.model.head.bits = config.head.bits;
+  stored.model.head.act_bits = config.head.act_bits;
   stored.model.provenance = std::move(config.provenance);
   stored.grids = std::move(config.blocks);
   stored.model.blocks.resize(stored.grids.size());

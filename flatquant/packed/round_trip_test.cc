@@ -6,6 +6,7 @@
 
 #include "flatquant/checkpoint/checkpoint.h"
 #include "flatquant/packed/check.h"
+#include "flatquant/packed/head.h"
 #include "flatquant/packed/packed_model.h"
 #include "flatquant/packed/quantization_config.h"
 #include "flatquant/packed/sizes.h"
@@ -76,6 +77,9 @@ void ExpectSame(const PackedModel& a, const PackedModel& b) {
   ExpectSame(a.embedding, b.embedding, "embedding");
   ExpectSame(a.final_norm, b.final_norm, "final_norm");
   ExpectSame(a.lm_head, b.lm_head, "lm_head");
+  EXPECT_EQ(a.head.bits, b.head.bits);
+  EXPECT_EQ(a.head.act_bits, b.head.act_bits);
+  ExpectSame(a.head.scale, b.head.scale, "lm_head scale");
   ASSERT_EQ(a.blocks.size(), b.blocks.size());
   for (size_t i = 0; i < a.blocks.size(); ++i) {
     SCOPED_TRACE("block " + std::to_string(i));
@@ -117,6 +121,18 @@ TEST(RoundTrip, EveryShapeOfNetwork) {
   config = SmallConfig();
   config.ffn = 43;  // odd and prime: left-over nibbles, one dense factor
   ExpectRoundTrip(RandomPackedModel(config, Scheme{}, 6));
+}
+
+TEST(RoundTrip, QuantizedHeads) {
+  for (bool tied : {false, true}) {
+    for (int bits : {3, 4, 8}) {
+      ModelConfig config = SmallConfig();
+      config.tied_embeddings = tied;
+      PackedModel model = RandomPackedModel(config, Scheme{}, 2);
+      QuantizeHead(bits, bits == 4 ? 16 : 8, &model);
+      ExpectRoundTrip(model);
+    }
+  }
 }
 
 TEST(RoundTrip, BlocksThatDifferFromTheScheme) {
@@ -229,7 +245,7 @@ TEST(Writer, KeepsTheSourcesConfigurationAndReplacesItsQuantization) {
   WritePackedModel(model, source, out);
   auto written = nlohmann::ordered_json::parse(FileText(out / "config.json"));
   EXPECT_EQ(written["quantization_config"]["quant_method"], "flatquant");
-  EXPECT_EQ(written["quantization_config"]["format_version"], 1);
+  EXPECT_EQ(written["quantization_config"]["format_version"], 2);
   EXPECT_EQ(written["quantization_config"]["scheme"], "w4a4kv4");
   EXPECT_FALSE(written["quantization_config"].contains("bits"));
   EXPECT_EQ(written["torch_dtype"], "bfloat16");

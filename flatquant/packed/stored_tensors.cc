@@ -24,14 +24,14 @@ class Lister {
     PackedModel& model = stored_.model;
     FLATQUANT_CHECK(model.blocks.size() == stored_.grids.size() &&
                     model.blocks.size() == stored_.clips.size());
-    Add(std::string(kEmbeddingPath) + ".weight", Type::kFloat, {config_.vocab, config_.hidden},
-        Values::kAny, Part::kOther, &model.embedding);
+    if (config_.tied_embeddings) {
+      Head(kEmbeddingPath, &model.embedding);
+    } else {
+      FloatTable(kEmbeddingPath, &model.embedding);
+    }
     for (size_t i = 0; i < model.blocks.size(); ++i) Block(i);
     Norm(std::string(kFinalNormPath), config_.hidden, &model.final_norm);
-    if (!config_.tied_embeddings) {
-      Add(std::string(kLmHeadPath) + ".weight", Type::kFloat, {config_.vocab, config_.hidden},
-          Values::kAny, Part::kOther, &model.lm_head);
-    }
+    if (!config_.tied_embeddings) Head(kLmHeadPath, &model.lm_head);
     return std::move(list_);
   }
 
@@ -39,6 +39,23 @@ class Lister {
   void Add(std::string name, Type type, std::vector<int64_t> shape, Values values, Part part,
            Tensor* place) {
     list_.push_back({std::move(name), type, std::move(shape), values, part, place});
+  }
+
+  void FloatTable(std::string_view path, Tensor* place) {
+    Add(std::string(path) + ".weight", Type::kFloat, {config_.vocab, config_.hidden}, Values::kAny,
+        Part::kOther, place);
+  }
+
+  // The output projection: lm_head, or the embedding that it is tied to.
+  void Head(std::string_view path, Tensor* place) {
+    PackedHead& head = stored_.model.head;
+    if (head.bits == 16) return FloatTable(path, place);
+    const std::string name(path);
+    Add(name + ".weight", InNibbles(head.bits) ? Type::kU8 : Type::kI8,
+        {config_.vocab, PackedRowBytes(head.bits, config_.hidden)}, Values::kAny, Part::kOther,
+        place);
+    Add(name + ".weight_scale", Type::kF32, {config_.vocab}, Values::kPositive, Part::kOther,
+        &head.scale);
   }
 
   void Norm(std::string path, int64_t width, Tensor* place) {

@@ -50,8 +50,8 @@ struct StoredTensor {
   Tensor* place = nullptr;  // in the StoredModel
 };
 
-// The tensors that the configuration and the grids ask for, in forward order,
-// with pointers into *stored (whose three vectors have a block each).
+// The tensors that the configuration, the grids and model.head's bits ask for, in
+// forward order, with pointers into *stored (whose three vectors have a block each).
 std::vector<StoredTensor> StoredTensors(StoredModel* stored);
 
 // Throws packed.missing_tensor (undefined), packed.wrong_dtype,

@@ -117,7 +117,8 @@ void WritePackedModel(const PackedModel& model, const fs::path& source_directory
 
   StoredModel stored;
   stored.model = model;
-  QuantizationConfig config{model.scheme, {}, model.provenance};
+  QuantizationConfig config{
+      model.scheme, {model.head.bits, model.head.act_bits}, {}, model.provenance};
   for (const PackedBlock& block : model.blocks) {
     stored.grids.push_back(GridOf(block));
     stored.clips.push_back(ToTensors(block));
