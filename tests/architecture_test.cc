@@ -153,9 +153,10 @@ TEST(ArchitectureTest, EveryKernelFolderIsComplete) {
   int folders = 0;
   for (const auto& entry : fs::directory_iterator(testing::SourcePath("flatquant/kernels"))) {
     if (!entry.is_directory()) continue;
-    ++folders;
     const fs::path folder = entry.path();
     const std::string name = folder.filename().string();
+    if (name == "cuda") continue;  // what the CUDA files of all operations share
+    ++folders;
     EXPECT_TRUE(fs::exists(folder / (name + ".h"))) << name << " lacks its contract";
     EXPECT_TRUE(fs::exists(folder / "reference.cc")) << name << " lacks its reference";
     EXPECT_TRUE(fs::exists(folder / "test.cc")) << name << " lacks its test";

@@ -1,0 +1,41 @@
+#include <array>
+#include <mutex>
+#include <string>
+
+#include "flatquant/base/error.h"
+#include "flatquant/kernels/cuda/device.cuh"
+
+namespace flatquant {
+
+void CheckCuda(cudaError_t status, const char* call) {
+  if (status == cudaSuccess) return;
+  throw Error("cuda.failed", call,
+              std::string(cudaGetErrorName(status)) + ": " + cudaGetErrorString(status),
+              status == cudaErrorMemoryAllocation
+                  ? "free GPU memory, or use a smaller batch or context"
+                  : "check the driver and the GPU's state with nvidia-smi");
+}
+
+void CheckCudaLaunch(const char* kernel) { CheckCuda(cudaGetLastError(), kernel); }
+
+CudaDevice CurrentCudaDevice() {
+  constexpr size_t kMaxDevices = 64;
+  static std::array<CudaDevice, kMaxDevices> devices;
+  static std::array<std::once_flag, kMaxDevices> flags;
+  int ordinal = 0;
+  FLATQUANT_CUDA(cudaGetDevice(&ordinal));
+  FLATQUANT_CHECK(ordinal >= 0 && static_cast<size_t>(ordinal) < kMaxDevices);
+  const size_t index = static_cast<size_t>(ordinal);
+  std::call_once(flags[index], [&] {
+    int major = 0;
+    int minor = 0;
+    FLATQUANT_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, ordinal));
+    FLATQUANT_CUDA(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, ordinal));
+    FLATQUANT_CUDA(
+        cudaDeviceGetAttribute(&devices[index].sm_count, cudaDevAttrMultiProcessorCount, ordinal));
+    devices[index].sm_version = 10 * major + minor;
+  });
+  return devices[index];
+}
+
+}  // namespace flatquant

@@ -1,0 +1,35 @@
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace flatquant {
+
+// Throws Error "cuda.failed" naming the call when a runtime call failed.
+void CheckCuda(cudaError_t status, const char* call);
+#define FLATQUANT_CUDA(call) ::flatquant::CheckCuda((call), #call)
+
+// Checks the launch that went before.
+void CheckCudaLaunch(const char* kernel);
+
+// What launches need to know of the current device; read once per device.
+struct CudaDevice {
+  int sm_version = 0;  // 90 for compute capability 9.0
+  int sm_count = 0;
+};
+CudaDevice CurrentCudaDevice();
+
+// Lets a kernel use more than 48 KB of dynamic shared memory. Cheap, idempotent,
+// allowed while a stream is being captured.
+template <typename Kernel>
+void AllowSharedMemory(Kernel* kernel, size_t bytes) {
+  FLATQUANT_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                      static_cast<int>(bytes)));
+}
+
+constexpr int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+constexpr int64_t RoundUpTo(int64_t a, int64_t b) { return CeilDiv(a, b) * b; }
+
+}  // namespace flatquant

@@ -1,0 +1,55 @@
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <utility>
+#include <vector>
+
+#include "flatquant/kernels/cuda/device.cuh"
+
+namespace flatquant {
+
+// Owned device memory, for tests, benchmarks and whoever holds weights.
+template <typename T>
+class DeviceBuffer {
+ public:
+  DeviceBuffer() = default;
+  explicit DeviceBuffer(size_t size) : size_(size) {
+    FLATQUANT_CUDA(cudaMalloc(reinterpret_cast<void**>(&data_), std::max<size_t>(1, bytes())));
+  }
+  explicit DeviceBuffer(const std::vector<T>& values) : DeviceBuffer(values.size()) {
+    Upload(values);
+  }
+  ~DeviceBuffer() { cudaFree(data_); }
+  DeviceBuffer(DeviceBuffer&& other) noexcept
+      : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+  DeviceBuffer& operator=(DeviceBuffer&& other) noexcept {
+    std::swap(data_, other.data_);
+    std::swap(size_, other.size_);
+    return *this;
+  }
+
+  T* get() const { return data_; }
+  size_t size() const { return size_; }
+  size_t bytes() const { return size_ * sizeof(T); }
+
+  void Upload(const std::vector<T>& values) {
+    FLATQUANT_CUDA(cudaMemcpy(data_, values.data(), bytes(), cudaMemcpyHostToDevice));
+  }
+  // Waits for the device.
+  std::vector<T> Download() const {
+    std::vector<T> values(size_);
+    FLATQUANT_CUDA(cudaDeviceSynchronize());
+    FLATQUANT_CUDA(cudaMemcpy(values.data(), data_, bytes(), cudaMemcpyDeviceToHost));
+    return values;
+  }
+  void Fill(int byte) { FLATQUANT_CUDA(cudaMemset(data_, byte, bytes())); }
+
+ private:
+  T* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+}  // namespace flatquant

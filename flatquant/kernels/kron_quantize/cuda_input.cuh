@@ -1,0 +1,117 @@
+#pragma once
+
+#include "flatquant/kernels/cuda/element.cuh"
+#include "flatquant/kernels/kron_quantize/cuda_kron_quantize.h"
+
+namespace flatquant::cuda {
+
+// Eight neighbouring elements of a 16-bit type in registers.
+template <typename T>
+__device__ inline void Unpack8(uint4 packed, float (&v)[8]) {
+  const uint32_t words[4] = {packed.x, packed.y, packed.z, packed.w};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const float2 pair = Element<T>::ToFloat2(words[i]);
+    v[2 * i] = pair.x;
+    v[2 * i + 1] = pair.y;
+  }
+}
+
+template <typename T>
+__device__ inline uint4 Pack8(const float (&v)[8]) {
+  return make_uint4(Element<T>::Pack(v[0], v[1]), Element<T>::Pack(v[2], v[3]),
+                    Element<T>::Pack(v[4], v[5]), Element<T>::Pack(v[6], v[7]));
+}
+
+// Elements [col, col + 8) of a token's site input, but for an RMSNorm's factor
+// 1 / rms: it commutes with the transform, so that it is applied to the scale.
+// square_sum collects what that factor needs.
+template <typename T>
+struct SiteInput {
+  const T* x;
+  const T* other;  // norm_weight or up of the token
+  CudaSiteInput kind;
+
+  __device__ SiteInput(const CudaKronQuantizeArgs& args, int64_t token)
+      : x(static_cast<const T*>(args.x) + token * args.x_stride),
+        other(args.input == CudaSiteInput::kSwiglu
+                  ? static_cast<const T*>(args.up) + token * args.x_stride
+                  : static_cast<const T*>(args.norm_weight)),
+        kind(args.input) {}
+
+  __device__ uint4 Load(int col) const { return __ldg(reinterpret_cast<const uint4*>(x + col)); }
+
+  // loaded: what Load gave for the same column.
+  __device__ void Finish(uint4 loaded, int col, float (&v)[8], float& square_sum) const {
+    Unpack8<T>(loaded, v);
+    if (kind == CudaSiteInput::kPlain) return;
+    float w[8];
+    Unpack8<T>(__ldg(reinterpret_cast<const uint4*>(other + col)), w);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      if (kind == CudaSiteInput::kRmsNorm) {
+        square_sum += v[i] * v[i];
+        v[i] *= w[i];
+      } else {
+        // exp(-g) of a large negative g is infinite, and g / infinity is silu's 0.
+        v[i] = v[i] / (1.0f + __expf(-v[i])) * w[i];
+      }
+    }
+  }
+};
+
+struct Extremes {
+  float max = 0;
+  float min = 0;
+  float square_sum = 0;
+};
+
+// Over all threads of the block; shared holds an Extremes per warp. Contains one
+// __syncthreads before the values are read; the caller keeps `shared` until the next.
+__device__ inline Extremes ReduceExtremes(Extremes mine, Extremes* shared) {
+#pragma unroll
+  for (int step = 16; step > 0; step /= 2) {
+    mine.max = fmaxf(mine.max, __shfl_xor_sync(~0u, mine.max, step));
+    mine.min = fminf(mine.min, __shfl_xor_sync(~0u, mine.min, step));
+    mine.square_sum += __shfl_xor_sync(~0u, mine.square_sum, step);
+  }
+  if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = mine;
+  __syncthreads();
+  Extremes all;
+  for (int i = 0; i < static_cast<int>(blockDim.x / 32); ++i) {
+    all.max = fmaxf(all.max, shared[i].max);
+    all.min = fminf(all.min, shared[i].min);
+    all.square_sum += shared[i].square_sum;
+  }
+  return all;
+}
+
+// What an RMSNorm multiplies by; 1 for other inputs.
+__device__ inline float NormFactor(const CudaKronQuantizeArgs& args, float square_sum) {
+  if (args.input != CudaSiteInput::kRmsNorm) return 1.0f;
+  return rsqrtf(square_sum / static_cast<float>(args.width) + args.eps);
+}
+
+__device__ inline float ChooseScale(Extremes extremes, KronClip clip, float top) {
+  const float scale = fmaxf(fabsf(clip.max * extremes.max), fabsf(clip.min * extremes.min)) / top;
+  return scale > 0 ? scale : 1.0f;
+}
+
+// The code of y, inverse = 1 / scale, in the low bits: adding 1.5 * 2^23 rounds half to
+// even and leaves the integer there, at a quarter of a conversion's cost.
+__device__ inline uint32_t CodeBits(float y, float inverse, float top) {
+  return __float_as_uint(fminf(fmaxf(y * inverse, -top - 1.0f), top) + 12582912.0f);
+}
+
+// Sixteen codes held as int16 to bytes.
+__device__ inline uint4 NarrowCodes(uint4 a, uint4 b) {
+  return make_uint4(__byte_perm(a.x, a.y, 0x6420), __byte_perm(a.z, a.w, 0x6420),
+                    __byte_perm(b.x, b.y, 0x6420), __byte_perm(b.z, b.w, 0x6420));
+}
+
+// Zeros in a token's codes beyond its width.
+__device__ inline void ClearTail(const CudaKronQuantizeArgs& args, int8_t* codes) {
+  for (int64_t i = args.width + threadIdx.x; i < args.code_stride; i += blockDim.x) codes[i] = 0;
+}
+
+}  // namespace flatquant::cuda

@@ -1,0 +1,18 @@
+#pragma once
+
+#include "flatquant/kernels/kron_quantize/cuda_kron_quantize.h"
+
+// The kernels behind CudaKronQuantize, for its dispatch and its test.
+namespace flatquant::cuda {
+
+// Any L and R, from sm_80. Needs a transform.
+void KronQuantizeMma(const CudaKronQuantizeArgs& args, CudaStream stream);
+
+// sm_90a, R of 64 or 128, L up to R.
+bool KronQuantizeWgmmaSupports(const CudaKronTransform& transform);
+void KronQuantizeWgmma(const CudaKronQuantizeArgs& args, CudaStream stream);
+
+// Without a transform.
+void QuantizeRows(const CudaKronQuantizeArgs& args, CudaStream stream);
+
+}  // namespace flatquant::cuda

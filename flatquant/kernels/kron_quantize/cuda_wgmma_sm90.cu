@@ -1,0 +1,246 @@
+#include <algorithm>
+
+#include "flatquant/kernels/cuda/device.cuh"
+#include "flatquant/kernels/cuda/hopper.cuh"
+#include "flatquant/kernels/cuda/tensor_core.cuh"
+#include "flatquant/kernels/cuda/wgmma.cuh"
+#include "flatquant/kernels/kron_quantize/cuda_input.cuh"
+#include "flatquant/kernels/kron_quantize/cuda_kernels.h"
+
+// Both products of a token by wgmma, the first one's result never leaving registers:
+//
+//   Z^T = right^T X^T   (right^T and X from shared memory)
+//   Y^T = Z^T left      (Z^T as the register operand, left from shared memory)
+//
+// A wgmma's result has the register layout of the next one's operand, as in flash
+// attention. A warpgroup makes 64 rows of Y^T. CTAs stay: matrices are loaded once,
+// then tokens pass by; two or more CTAs per multiprocessor hide each other's loads,
+// products and quantization.
+
+namespace flatquant::cuda {
+namespace {
+
+// kLeft: L rounded up to what wgmma widths are built for; kRight: R.
+template <int kLeft, int kRight>
+struct KronTile {
+  static constexpr int kThreads = 2 * kRight;  // a warpgroup per 64 elements of R
+  // Registers for 128 threads per 64 of R: small tiles leave room for more CTAs.
+  static constexpr int kMinBlocks = kRight == 64 ? 5 : 2;
+  // Operands are panels of 64 elements along K: 128 bytes per row, swizzled.
+  static constexpr int kRightPanel = kRight * 128;
+  static constexpr int kLeftPanel = kLeft * 128;
+  static constexpr int kRightBytes = kRight / 64 * kRightPanel;
+  static constexpr int kLeftBytes = (kLeft + 63) / 64 * kLeftPanel;
+  static constexpr int kXBytes = kRight / 64 * kLeftPanel;
+  static constexpr int kSharedBytes = 1024 + kRightBytes + kLeftBytes + kXBytes;
+};
+
+__device__ __forceinline__ uint32_t PanelAddress(uint32_t base, int panel_bytes, int row,
+                                                 int chunk) {
+  return base + chunk / 8 * panel_bytes + row * 128 + ((chunk % 8 ^ row % 8) << 4);
+}
+
+__device__ __forceinline__ void StoreShared(uint32_t address, uint4 x) {
+  asm volatile("st.shared.v4.u32 [%0], {%1,%2,%3,%4};" ::"r"(address), "r"(x.x), "r"(x.y), "r"(x.z),
+               "r"(x.w)
+               : "memory");
+}
+
+__device__ __forceinline__ uint4 LoadShared(uint32_t address) {
+  uint4 x;
+  asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];"
+               : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+               : "r"(address)
+               : "memory");
+  return x;
+}
+
+// A packed square matrix (rows of `stride` elements, zero-padded) into panels of
+// kRows rows and kCols columns.
+template <int kRows, int kCols>
+__device__ void LoadMatrixPanels(const uint16_t* from, int stride, uint32_t to) {
+  for (int i = threadIdx.x; i < kRows * kCols / 8; i += blockDim.x) {
+    const int row = i / (kCols / 8);
+    const int chunk = i % (kCols / 8);
+    uint4 x = {};
+    if (row < stride && chunk * 8 < stride) {
+      x = __ldg(reinterpret_cast<const uint4*>(from + row * stride + chunk * 8));
+    }
+    StoreShared(PanelAddress(to, kRows * 128, row, chunk), x);
+  }
+}
+
+// The accumulators, [64 of R][kLeft], to shared memory as X was there: [l][r] of 16
+// bits. pair(a, b) makes a word of two values.
+template <int kLeft, typename Pair>
+__device__ __forceinline__ void StageTransposed(const float (&acc)[kLeft / 2], uint32_t panel,
+                                                const Pair& pair) {
+  const int warp = threadIdx.x / 32 % 4;
+  const int lane = threadIdx.x % 32;
+  const int row = lane / 16 * 8 + lane % 8;
+  const uint32_t address = panel + row * 128 + (((warp * 2 + lane / 8 % 2) ^ lane % 8) << 4);
+#pragma unroll
+  for (int j = 0; j < kLeft / 8; j += 2) {
+    const float* d = acc + 4 * j;
+    StoreMatrixTransposed(address + j * 1024, pair(d[0], d[1]), pair(d[2], d[3]), pair(d[4], d[5]),
+                          pair(d[6], d[7]));
+  }
+}
+
+template <typename T, int kLeft, int kRight>
+__global__ void __launch_bounds__(KronTile<kLeft, kRight>::kThreads,
+                                  KronTile<kLeft, kRight>::kMinBlocks)
+    KronKernel(const __grid_constant__ CudaKronQuantizeArgs args) {
+  using Tile = KronTile<kLeft, kRight>;
+  extern __shared__ uint8_t shared[];
+  __shared__ Extremes extremes[Tile::kThreads / 32];
+  const uint32_t right = (SharedAddress(shared) + 1023) & ~1023u;
+  const uint32_t left = right + Tile::kRightBytes;
+  const uint32_t x = left + Tile::kLeftBytes;
+  const int group = threadIdx.x / 128;
+  const int rows = static_cast<int>(args.transform.left_size);
+  const int left_stride = (rows + 15) / 16 * 16;
+  const uint16_t* packed = static_cast<const uint16_t*>(args.transform.packed);
+  LoadMatrixPanels<kLeft, (kLeft + 63) / 64 * 64>(packed, left_stride, left);
+  LoadMatrixPanels<kRight, kRight>(packed + left_stride * left_stride, kRight, right);
+  for (int i = rows * kRight / 8 + threadIdx.x; i < kLeft * kRight / 8; i += Tile::kThreads) {
+    StoreShared(PanelAddress(x, Tile::kLeftPanel, i / (kRight / 8), i % (kRight / 8)), uint4{});
+  }
+  const float top = static_cast<float>((1 << (args.bits - 1)) - 1);
+
+  for (int64_t token = blockIdx.x; token < args.tokens; token += gridDim.x) {
+    Extremes mine;
+    {
+      const SiteInput<T> input(args, token);
+      constexpr int kLoads = kLeft / 16;
+      uint4 loaded[kLoads];
+#pragma unroll
+      for (int i = 0; i < kLoads; ++i) {
+        const int at = threadIdx.x + i * Tile::kThreads;
+        if (at < rows * kRight / 8) loaded[i] = input.Load(at * 8);
+      }
+#pragma unroll
+      for (int i = 0; i < kLoads; ++i) {
+        const int at = threadIdx.x + i * Tile::kThreads;
+        if (at >= rows * kRight / 8) continue;
+        uint4 word = loaded[i];
+        if (input.kind != CudaSiteInput::kPlain) {
+          float v[8];
+          input.Finish(loaded[i], at * 8, v, mine.square_sum);
+          word = Pack8<T>(v);
+        }
+        StoreShared(PanelAddress(x, Tile::kLeftPanel, at / (kRight / 8), at % (kRight / 8)), word);
+      }
+    }
+    FenceAsyncProxy();
+    __syncthreads();
+
+    float acc[kLeft / 2];
+    WgmmaFence();
+#pragma unroll
+    for (int s = 0; s < kRight / 16; ++s) {
+      Wgmma16<T, kLeft>::Run(
+          acc, SwizzledOperand(right + s / 4 * Tile::kRightPanel + group * 64 * 128 + s % 4 * 32),
+          SwizzledOperand(x + s / 4 * Tile::kLeftPanel + s % 4 * 32), s > 0);
+    }
+    WgmmaCommit();
+    WgmmaWait<0>();
+#pragma unroll
+    for (int i = 0; i < kLeft / 2; ++i) WgmmaPin(acc[i]);
+    uint32_t z[kLeft / 4];
+#pragma unroll
+    for (int i = 0; i < kLeft / 4; ++i) z[i] = Element<T>::Pack(acc[2 * i], acc[2 * i + 1]);
+#pragma unroll
+    for (int i = 0; i < kLeft / 4; ++i) WgmmaPin(z[i]);
+    WgmmaFence();
+#pragma unroll
+    for (int s = 0; s < kLeft / 16; ++s) {
+      Wgmma16<T, kLeft>::Run(acc, z[4 * s], z[4 * s + 1], z[4 * s + 2], z[4 * s + 3],
+                             SwizzledOperand(left + s / 4 * Tile::kLeftPanel + s % 4 * 32), s > 0);
+    }
+    WgmmaCommit();
+    WgmmaWait<0>();
+#pragma unroll
+    for (int i = 0; i < kLeft / 2; ++i) WgmmaPin(acc[i]);
+
+#pragma unroll
+    for (int i = 0; i < kLeft / 2; ++i) {
+      mine.max = fmaxf(mine.max, acc[i]);
+      mine.min = fminf(mine.min, acc[i]);
+    }
+    const Extremes all = ReduceExtremes(mine, extremes);
+    const float factor = NormFactor(args, all.square_sum);
+    const uint32_t panel = x + group * Tile::kLeftPanel;
+    if (args.bits == 16) {
+      StageTransposed<kLeft>(
+          acc, panel, [&](float a, float b) { return Element<T>::Pack(a * factor, b * factor); });
+      __syncthreads();
+      T* y = static_cast<T*>(args.y) + token * args.width;
+      for (int i = threadIdx.x; i < rows * kRight / 8; i += Tile::kThreads) {
+        reinterpret_cast<uint4*>(y)[i] =
+            LoadShared(PanelAddress(x, Tile::kLeftPanel, i / (kRight / 8), i % (kRight / 8)));
+      }
+      __syncthreads();
+      continue;
+    }
+    for (int clip = 0; clip < args.clip_count; ++clip) {
+      const float scale = ChooseScale(all, args.clips[clip], top);
+      const float inverse = 1.0f / scale;
+      StageTransposed<kLeft>(acc, panel, [&](float a, float b) {
+        return __byte_perm(CodeBits(a, inverse, top), CodeBits(b, inverse, top), 0x5410);
+      });
+      __syncthreads();
+      int8_t* codes = args.codes + (clip * args.tokens + token) * args.code_stride;
+      for (int i = threadIdx.x; i < rows * kRight / 16; i += Tile::kThreads) {
+        const int row = i / (kRight / 16);
+        const int chunk = i % (kRight / 16) * 2;
+        reinterpret_cast<uint4*>(codes)[i] =
+            NarrowCodes(LoadShared(PanelAddress(x, Tile::kLeftPanel, row, chunk)),
+                        LoadShared(PanelAddress(x, Tile::kLeftPanel, row, chunk + 1)));
+      }
+      ClearTail(args, codes);
+      if (threadIdx.x == 0) args.scales[clip * args.tokens + token] = scale * factor;
+      __syncthreads();
+    }
+  }
+}
+
+template <int kLeft, int kRight>
+void Launch(const CudaKronQuantizeArgs& args, CudaStream stream) {
+  using Tile = KronTile<kLeft, kRight>;
+  ForElement(args.dtype, [&](auto element) {
+    const auto kernel = KronKernel<decltype(element), kLeft, kRight>;
+    AllowSharedMemory(kernel, Tile::kSharedBytes);
+    int per_sm = 0;
+    FLATQUANT_CUDA(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_sm, kernel, Tile::kThreads,
+                                                                 Tile::kSharedBytes));
+    const int64_t blocks = std::min<int64_t>(args.tokens, per_sm * CurrentCudaDevice().sm_count);
+    kernel<<<static_cast<unsigned>(blocks), Tile::kThreads, Tile::kSharedBytes, stream>>>(args);
+  });
+  CheckCudaLaunch("KronQuantizeWgmma");
+}
+
+}  // namespace
+
+bool KronQuantizeWgmmaSupports(const CudaKronTransform& transform) {
+  return (transform.right_size == 64 || transform.right_size == 128) && transform.left_size >= 1 &&
+         transform.left_size <= transform.right_size;
+}
+
+void KronQuantizeWgmma(const CudaKronQuantizeArgs& args, CudaStream stream) {
+  FLATQUANT_CHECK(KronQuantizeWgmmaSupports(args.transform));
+  const int64_t left = args.transform.left_size;
+  if (args.transform.right_size == 64) {
+    Launch<64, 64>(args, stream);
+  } else if (left <= 64) {
+    Launch<64, 128>(args, stream);
+  } else if (left <= 96) {
+    Launch<96, 128>(args, stream);
+  } else if (left <= 112) {
+    Launch<112, 128>(args, stream);
+  } else {
+    Launch<128, 128>(args, stream);
+  }
+}
+
+}  // namespace flatquant::cuda
