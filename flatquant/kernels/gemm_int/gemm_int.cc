@@ -12,12 +12,19 @@
 namespace flatquant {
 namespace {
 
-// A task's share of the output. Tokens: 256 rows of activations (352 KB at 1376
-// columns) stay in L2 while the weights pass by once.
-constexpr int64_t kTokenSlice = 256;
-// Rows: at least 16 KB of packed weights, so that even a single token's task
-// outweighs the pool's hand-over; a multiple of every kernel's row_block.
-constexpr int64_t kRowSlice = 64;
+// A task's share of the output. Sums are exact, so the cut changes no result.
+//
+// Tokens: a kernel that widens weights does it once per task; over 512 tokens that
+// costs the AMX one some percent. 512 tokens' block of columns stays in the L2.
+constexpr int64_t kTokenSlice = 512;
+// Rows, multiples of every kernel's row_block. With few tokens a task reads its
+// weights once, at memory speed: some 64 KB in a row, worth a prefetcher's while and
+// small enough for threads to end together. Many tokens: larger, so that a block of
+// activations passes more rows, as long as there are enough tasks to share out.
+constexpr int64_t kFewTokens = 16;
+constexpr int64_t kLeastRowSlice = 64;
+constexpr int64_t kMostRowSlice = 256;
+constexpr int64_t kTasksPerThread = 4;
 
 AlignedBuffer<float> CopyFloats(const std::byte* from, int64_t rows) {
   AlignedBuffer<float> floats(static_cast<size_t>((rows + 63) / 64 * 64));
@@ -33,26 +40,45 @@ struct Share {
   const GemmIntArgs* args;
   int64_t task_begin;
   int64_t task_end;
+  int64_t row_slice;
   int64_t row_slices;
+  int64_t token_slice;
 };
 
-Share ShareOf(const GemmIntArgs& args, int64_t task_begin) {
-  const GemmIntWeights& weights = *args.weights;
-  FLATQUANT_CHECK(args.act_stride >= weights.cols && args.act_stride % kGemmIntActAlign == 0);
-  const int64_t row_slices = (weights.rows + kRowSlice - 1) / kRowSlice;
-  const int64_t token_slices = (args.tokens + kTokenSlice - 1) / kTokenSlice;
-  return {&args, task_begin, task_begin + row_slices * token_slices, row_slices};
+int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+int64_t RowSlice(const GemmIntArgs& args, int64_t token_slices, int threads) {
+  if (args.tokens <= kFewTokens) return kLeastRowSlice;
+  int64_t slice = kMostRowSlice;
+  while (slice > kLeastRowSlice &&
+         CeilDiv(args.weights->rows, slice) * token_slices < kTasksPerThread * threads) {
+    slice /= 2;
+  }
+  return slice;
+}
+
+Share ShareOf(const GemmIntArgs& args, int64_t task_begin, int threads) {
+  const int64_t rows = args.weights->rows;
+  FLATQUANT_CHECK(args.act_stride >= args.weights->cols && args.act_stride % kGemmIntActAlign == 0);
+  // Slices of about equal size, in whole tiles.
+  constexpr int64_t kTileTokens = 32;
+  const int64_t token_slices = CeilDiv(args.tokens, kTokenSlice);
+  const int64_t token_slice =
+      CeilDiv(CeilDiv(args.tokens, std::max<int64_t>(1, token_slices)), kTileTokens) * kTileTokens;
+  const int64_t row_slice = RowSlice(args, token_slices, threads);
+  const int64_t row_slices = CeilDiv(rows, row_slice);
+  return {&args,     task_begin, task_begin + row_slices * token_slices,
+          row_slice, row_slices, token_slice};
 }
 
 // Neighbouring tasks share their tokens.
 void RunTask(const Share& share, int64_t task) {
   const GemmIntArgs& args = *share.args;
-  const int64_t rows = args.weights->rows;
   const int64_t index = task - share.task_begin;
-  const int64_t row = index % share.row_slices * kRowSlice;
-  const int64_t token = index / share.row_slices * kTokenSlice;
-  args.weights->kernel->compute(args, token, std::min(args.tokens, token + kTokenSlice), row,
-                                std::min(rows, row + kRowSlice));
+  const int64_t row = index % share.row_slices * share.row_slice;
+  const int64_t token = index / share.row_slices * share.token_slice;
+  args.weights->kernel->compute(args, token, std::min(args.tokens, token + share.token_slice), row,
+                                std::min(args.weights->rows, row + share.row_slice));
 }
 
 }  // namespace
@@ -67,7 +93,7 @@ GemmIntWeights PackGemmInt(const GemmIntSource& source, ThreadPool& pool,
   FLATQUANT_CHECK(source.bits >= 2 && source.bits <= 8);
   FLATQUANT_CHECK(source.cols <= kGemmIntMaxCols);
   if (kernel == nullptr) kernel = BestKernel<GemmIntKernel>().kernel;
-  FLATQUANT_CHECK(kRowSlice % kernel->row_block == 0);
+  FLATQUANT_CHECK(kLeastRowSlice % kernel->row_block == 0);
   GemmIntWeights weights;
   weights.bits = source.bits;
   weights.rows = source.rows;
@@ -77,7 +103,7 @@ GemmIntWeights PackGemmInt(const GemmIntSource& source, ThreadPool& pool,
   weights.bias = CopyFloats(source.bias, source.rows);
   weights.data =
       AlignedBuffer<uint8_t>(kernel->packed_bytes(source.bits, source.rows, source.cols));
-  pool.ParallelFor(static_cast<size_t>(source.rows), kRowSlice, [&](size_t begin, size_t end) {
+  pool.ParallelFor(static_cast<size_t>(source.rows), kLeastRowSlice, [&](size_t begin, size_t end) {
     kernel->pack(source, static_cast<int64_t>(begin), static_cast<int64_t>(end),
                  weights.data.data());
   });
@@ -89,7 +115,7 @@ void GemmInt(std::span<const GemmIntArgs> linears, ThreadPool& pool) noexcept {
   std::array<Share, kMaxLinears> shares;
   int64_t tasks = 0;
   for (size_t i = 0; i < linears.size(); ++i) {
-    shares[i] = ShareOf(linears[i], tasks);
+    shares[i] = ShareOf(linears[i], tasks, pool.threads());
     tasks = shares[i].task_end;
   }
   // The body captures one pointer, which std::function holds without allocating.

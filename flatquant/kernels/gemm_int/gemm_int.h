@@ -26,8 +26,11 @@ inline constexpr int64_t kGemmIntMaxCols = (int64_t{1} << 17) - 1;
 // kernel may read whole vectors.
 inline constexpr int64_t kGemmIntActAlign = 64;
 
+// An odd number of cache lines: rows a multiple of 4096 bytes apart would all
+// fall into the same few sets of the caches.
 constexpr int64_t GemmIntActStride(int64_t cols) {
-  return (cols + kGemmIntActAlign - 1) / kGemmIntActAlign * kGemmIntActAlign;
+  const int64_t lines = (cols + kGemmIntActAlign - 1) / kGemmIntActAlign;
+  return (lines | 1) * kGemmIntActAlign;
 }
 
 // Canonical weights, which somebody else owns, of any alignment.

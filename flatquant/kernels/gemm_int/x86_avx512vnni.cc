@@ -15,8 +15,10 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "flatquant/kernels/gemm_int/gemm_int.h"
+#include "flatquant/kernels/gemm_int/gemm_scratch.h"
 #include "flatquant/kernels/gemm_int/vnni_panels.h"
 
 namespace flatquant {
@@ -24,15 +26,22 @@ namespace {
 
 constexpr int64_t kPanelRows = kVnniPanelRows;
 constexpr int64_t kGroupCols = kVnniGroupCols;
-// 8 tokens x 32 rows fill 16 of the 32 vector registers with sums: enough
-// independent chains to hide VPDPBUSD's latency, room for weights and unpacking.
-constexpr int kTileTokens = 8;
+// 8 tokens x 32 rows: 16 sums hide VPDPBUSD's latency, and the unpacking of a group,
+// 6 operations, is spread over 32 products. 24 sums would spread it further, but run
+// at two thirds of the speed on Zen 4.
+constexpr int kMaxTokens = 8;
+// Few tokens read two panels side by side: more independent sums, and two streams
+// from memory, which one core needs to draw its share of the bandwidth.
+constexpr int kTwoPanelTokens = kMaxTokens / 2;
+// Bytes of a panel to fetch ahead: some hundred nanoseconds' worth of one core's
+// share of the bandwidth.
+constexpr int64_t kPrefetchBytes = 2048;
 
-// sum_c act[c] over a padded row.
-int32_t SumRow(const int8_t* act, int64_t stride) {
+// sum_c act[c]; beyond the columns there are zeros.
+int32_t SumRow(const int8_t* act, int64_t cols) {
   __m512i sum = _mm512_setzero_si512();
   const __m512i ones = _mm512_set1_epi8(1);
-  for (int64_t c = 0; c < stride; c += 64) {
+  for (int64_t c = 0; c < cols; c += 64) {
     sum = _mm512_dpbusd_epi32(sum, ones, _mm512_loadu_si512(act + c));
   }
   return _mm512_reduce_add_epi32(sum);
@@ -44,133 +53,125 @@ inline __m512i Broadcast4(const int8_t* bytes) {
   return _mm512_set1_epi32(word);
 }
 
-struct Tile {
-  const int8_t* act;  // first of the tile's tokens
-  int64_t act_stride;
-  const uint8_t* panel;
-  int64_t groups;
-  const int32_t* act_sum;  // [tokens] times the weights' offset
-  const float* act_scale;  // [tokens]
-  const float* scale;      // [32]
-  const float* bias;       // [32]
-  float* y;
-  int64_t y_stride;
-  const float* residual;  // or nullptr
-  int64_t residual_stride;
-  __mmask16 mask0;  // rows of the panel that exist
-  __mmask16 mask1;
-};
-
-template <int kTokens, bool kNibble>
-void ComputeTile(const Tile& tile) {
-  __m512i sum[kTokens][2];
-  for (int m = 0; m < kTokens; ++m) sum[m][0] = sum[m][1] = _mm512_setzero_si512();
-  const __m512i nibble = _mm512_set1_epi8(0x0f);
-  const uint8_t* panel = tile.panel;
-  for (int64_t group = 0; group < tile.groups; ++group) {
-    __m512i w[2][2];  // [columns 0..3, 4..7][rows 0..15, 16..31]
-    if constexpr (kNibble) {
-      for (int half = 0; half < 2; ++half) {
-        const __m512i both = _mm512_load_si512(panel + half * 64);
-        w[0][half] = _mm512_and_si512(both, nibble);
-        w[1][half] = _mm512_and_si512(_mm512_srli_epi16(both, 4), nibble);
-      }
-      panel += 128;
-    } else {
-      for (int i = 0; i < 4; ++i) w[i / 2][i % 2] = _mm512_load_si512(panel + i * 64);
-      panel += 256;
-    }
-    const int8_t* act = tile.act + group * kGroupCols;
-    for (int m = 0; m < kTokens; ++m) {
-      const __m512i a0 = Broadcast4(act + m * tile.act_stride);
-      const __m512i a1 = Broadcast4(act + m * tile.act_stride + 4);
-      sum[m][0] = _mm512_dpbusd_epi32(sum[m][0], w[0][0], a0);
-      sum[m][1] = _mm512_dpbusd_epi32(sum[m][1], w[0][1], a0);
-      sum[m][0] = _mm512_dpbusd_epi32(sum[m][0], w[1][0], a1);
-      sum[m][1] = _mm512_dpbusd_epi32(sum[m][1], w[1][1], a1);
-    }
-  }
-  const __m512 scale[2] = {_mm512_loadu_ps(tile.scale), _mm512_loadu_ps(tile.scale + 16)};
-  const __m512 bias[2] = {_mm512_loadu_ps(tile.bias), _mm512_loadu_ps(tile.bias + 16)};
-  const __mmask16 mask[2] = {tile.mask0, tile.mask1};
-  for (int m = 0; m < kTokens; ++m) {
-    const __m512i offset = _mm512_set1_epi32(tile.act_sum[m]);
-    const __m512 act_scale = _mm512_set1_ps(tile.act_scale[m]);
-    for (int half = 0; half < 2; ++half) {
-      const __m512 exact = _mm512_cvtepi32_ps(_mm512_sub_epi32(sum[m][half], offset));
-      __m512 y = _mm512_fmadd_ps(exact, _mm512_mul_ps(act_scale, scale[half]), bias[half]);
-      if (tile.residual != nullptr) {
-        const float* residual = tile.residual + m * tile.residual_stride + half * 16;
-        y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(mask[half], residual));
-      }
-      _mm512_mask_storeu_ps(tile.y + m * tile.y_stride + half * 16, mask[half], y);
-    }
-  }
-}
-
-template <bool kNibble>
-void ComputeTokens(const Tile& tile, int64_t tokens) {
-  switch (tokens) {
-    case 1:
-      return ComputeTile<1, kNibble>(tile);
-    case 2:
-      return ComputeTile<2, kNibble>(tile);
-    case 3:
-      return ComputeTile<3, kNibble>(tile);
-    case 4:
-      return ComputeTile<4, kNibble>(tile);
-    case 5:
-      return ComputeTile<5, kNibble>(tile);
-    case 6:
-      return ComputeTile<6, kNibble>(tile);
-    case 7:
-      return ComputeTile<7, kNibble>(tile);
-    default:
-      return ComputeTile<kTileTokens, kNibble>(tile);
-  }
-}
-
 __mmask16 RowMask(int64_t rows) {
   return static_cast<__mmask16>((1u << std::clamp<int64_t>(rows, 0, 16)) - 1);
 }
 
-void Compute(const GemmIntArgs& args, int64_t m_begin, int64_t m_end, int64_t row_begin,
-             int64_t row_end) noexcept {
-  const GemmIntWeights& weights = *args.weights;
-  const bool is_nibble = VnniIsNibble(weights.bits);
-  const int32_t offset = VnniOffset(weights.bits);
-  constexpr int64_t kChunk = 256;  // tokens whose sums are on the stack
-  int32_t act_sum[kChunk];
-  for (int64_t m0 = m_begin; m0 < m_end; m0 += kChunk) {
-    const int64_t m1 = std::min(m_end, m0 + kChunk);
-    for (int64_t m = m0; m < m1; ++m) {
-      act_sum[m - m0] = offset * SumRow(args.act + m * args.act_stride, args.act_stride);
+struct Tile {
+  const GemmIntArgs& args;
+  const int32_t* act_sum;  // [tokens of the tile], times the weights' offset
+  int64_t m;               // first token
+  int64_t row;             // first row, a panel's
+  int64_t row_end;
+};
+
+template <int kTokens, int kVectors>
+void WriteTile(const Tile& tile, const __m512i (&sum)[kTokens][kVectors]) {
+  const GemmIntArgs& args = tile.args;
+  for (int v = 0; v < kVectors; ++v) {
+    const int64_t row = tile.row + v * 16;
+    const __mmask16 mask = RowMask(tile.row_end - row);
+    if (mask == 0) break;
+    const __m512 scale = _mm512_loadu_ps(args.weights->scale.data() + row);
+    const __m512 bias = _mm512_loadu_ps(args.weights->bias.data() + row);
+    for (int m = 0; m < kTokens; ++m) {
+      const int64_t token = tile.m + m;
+      const __m512i offset = _mm512_set1_epi32(tile.act_sum[m]);
+      const __m512 exact = _mm512_cvtepi32_ps(_mm512_sub_epi32(sum[m][v], offset));
+      const __m512 both = _mm512_mul_ps(_mm512_set1_ps(args.act_scale[token]), scale);
+      __m512 y = _mm512_fmadd_ps(exact, both, bias);
+      if (args.residual != nullptr) {
+        const float* residual = args.residual + token * args.residual_stride + row;
+        y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(mask, residual));
+      }
+      _mm512_mask_storeu_ps(args.y + token * args.y_stride + row, mask, y);
     }
-    for (int64_t row = row_begin; row < row_end; row += kPanelRows) {
-      for (int64_t m = m0; m < m1; m += kTileTokens) {
-        const Tile tile = {
-            args.act + m * args.act_stride,
-            args.act_stride,
-            weights.data.data() + row / kPanelRows * VnniPanelBytes(weights.bits, weights.cols),
-            VnniSteps(weights.cols) * (kVnniStepCols / kVnniGroupCols),
-            act_sum + (m - m0),
-            args.act_scale + m,
-            weights.scale.data() + row,
-            weights.bias.data() + row,
-            args.y + m * args.y_stride + row,
-            args.y_stride,
-            args.residual == nullptr ? nullptr : args.residual + m * args.residual_stride + row,
-            args.residual_stride,
-            RowMask(row_end - row),
-            RowMask(row_end - row - 16)};
-        const int64_t tokens = std::min<int64_t>(kTileTokens, m1 - m);
-        if (is_nibble) {
-          ComputeTokens<true>(tile, tokens);
+  }
+}
+
+template <int kTokens, int kPanels, bool kNibble>
+void ComputeTile(const Tile& tile) {
+  constexpr int kVectors = 2 * kPanels;
+  constexpr int64_t kGroupBytes = kNibble ? 128 : 256;
+  const GemmIntWeights& weights = *tile.args.weights;
+  const int64_t panel_bytes = VnniPanelBytes(weights.bits, weights.cols);
+  const uint8_t* panel = weights.data.data() + tile.row / kPanelRows * panel_bytes;
+  const int64_t act_stride = tile.args.act_stride;
+  const int8_t* act = tile.args.act + tile.m * act_stride;
+  const int8_t* act_end = act + VnniSteps(weights.cols) * kVnniStepCols;
+  const __m512i nibble = _mm512_set1_epi8(0x0f);
+  __m512i sum[kTokens][kVectors];
+  for (auto& token : sum) {
+    for (__m512i& vector : token) vector = _mm512_setzero_si512();
+  }
+  for (; act != act_end; act += kGroupCols, panel += kGroupBytes) {
+    __m512i w[2][kVectors];  // [columns 0..3, 4..7][rows 0..15, 16..31, ...]
+    for (int p = 0; p < kPanels; ++p) {
+      const uint8_t* group = panel + p * panel_bytes;
+      for (int64_t byte = 0; byte < kGroupBytes; byte += 64) {
+        _mm_prefetch(reinterpret_cast<const char*>(group + kPrefetchBytes + byte), _MM_HINT_T0);
+      }
+      for (int half = 0; half < 2; ++half) {
+        if constexpr (kNibble) {
+          const __m512i both = _mm512_load_si512(group + half * 64);
+          w[0][2 * p + half] = _mm512_and_si512(both, nibble);
+          w[1][2 * p + half] = _mm512_and_si512(_mm512_srli_epi16(both, 4), nibble);
         } else {
-          ComputeTokens<false>(tile, tokens);
+          w[0][2 * p + half] = _mm512_load_si512(group + half * 64);
+          w[1][2 * p + half] = _mm512_load_si512(group + 128 + half * 64);
         }
       }
     }
+    for (int quad = 0; quad < 2; ++quad) {
+      for (int m = 0; m < kTokens; ++m) {
+        const __m512i a = Broadcast4(act + m * act_stride + 4 * quad);
+        for (int v = 0; v < kVectors; ++v) {
+          sum[m][v] = _mm512_dpbusd_epi32(sum[m][v], w[quad][v], a);
+        }
+      }
+    }
+  }
+  WriteTile(tile, sum);
+}
+
+// ComputeTile<1..kMaxTokens>. As many panels as there are, at most two.
+using TileFunction = void (*)(const Tile&);
+
+template <int kPanels, bool kNibble, int... kTokens>
+TileFunction Choose(int64_t tokens, std::integer_sequence<int, kTokens...>) {
+  static constexpr TileFunction kFunctions[] = {ComputeTile<kTokens + 1, kPanels, kNibble>...};
+  return kFunctions[tokens - 1];
+}
+
+TileFunction ChooseTile(int64_t tokens, int panels, bool is_nibble) {
+  constexpr std::make_integer_sequence<int, kMaxTokens> kAny;
+  constexpr std::make_integer_sequence<int, kTwoPanelTokens> kFew;
+  if (panels == 2) {
+    return is_nibble ? Choose<2, true>(tokens, kFew) : Choose<2, false>(tokens, kFew);
+  }
+  return is_nibble ? Choose<1, true>(tokens, kAny) : Choose<1, false>(tokens, kAny);
+}
+
+void Compute(const GemmIntArgs& args, int64_t m_begin, int64_t m_end, int64_t row_begin,
+             int64_t row_end) noexcept {
+  const bool is_nibble = VnniIsNibble(args.weights->bits);
+  const int64_t tokens = m_end - m_begin;
+  int32_t* act_sum =
+      reinterpret_cast<int32_t*>(GemmIntScratch(static_cast<size_t>(tokens) * sizeof(int32_t)));
+  for (int64_t m = 0; m < tokens; ++m) {
+    act_sum[m] = VnniOffset(args.weights->bits) *
+                 SumRow(args.act + (m_begin + m) * args.act_stride, args.weights->cols);
+  }
+  // Tiles of about equal size: 12 tokens are 6 + 6, not 8 + 4.
+  const int64_t tiles = (tokens + kMaxTokens - 1) / kMaxTokens;
+  const int64_t tile_tokens = (tokens + tiles - 1) / tiles;
+  for (int64_t row = row_begin; row < row_end;) {
+    const int panels = tile_tokens <= kTwoPanelTokens && row_end - row > kPanelRows ? 2 : 1;
+    for (int64_t m = 0; m < tokens; m += tile_tokens) {
+      const TileFunction compute = ChooseTile(std::min(tile_tokens, tokens - m), panels, is_nibble);
+      compute({args, act_sum + m, m_begin + m, row, row_end});
+    }
+    row += panels * kPanelRows;
   }
 }
 
