@@ -41,6 +41,10 @@ std::vector<std::string_view> SplitLines(std::string_view text) {
 
 std::string_view StripWhitespace(std::string_view text) {
   while (const size_t bytes = LeadingSpaceBytes(text)) text.remove_prefix(bytes);
+  return StripTrailingWhitespace(text);
+}
+
+std::string_view StripTrailingWhitespace(std::string_view text) {
   for (bool stripped = true; stripped;) {
     stripped = false;
     for (size_t bytes = 1; bytes <= 3 && bytes <= text.size(); ++bytes) {

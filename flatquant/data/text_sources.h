@@ -15,6 +15,9 @@ std::vector<std::string_view> SplitLines(std::string_view text);
 // str.strip() takes away, since that made the field's data sets.
 std::string_view StripWhitespace(std::string_view text);
 
+// As StripWhitespace, at the end only.
+std::string_view StripTrailingWhitespace(std::string_view text);
+
 // WikiText-2 as the field evaluates it: a line that is blank after stripping
 // becomes "", any other keeps one trailing "\n"; joined by "\n\n".
 std::string Wikitext2Text(std::string_view raw);

@@ -1,36 +1,32 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
-#include <string>
+#include <vector>
 
-#include "flatquant/data/token_windows.h"
+#include "flatquant/eval/perplexity_state.h"
 #include "flatquant/eval/result.h"
+#include "flatquant/eval/text_windows.h"
 #include "flatquant/runtime/engine.h"
 
 namespace flatquant {
 
-// Perplexity as the field computes it: exp of the mean, over windows, of a
-// window's mean negative log-likelihood. All windows of a source have the same
-// length, so this is the mean over all predicted tokens.
-class PerplexityMeter {
- public:
-  // nll [length - 1]: nats of each predicted token of one window. Returns false,
-  // and leaves the meter as it was, when one of them is not finite.
-  bool Add(std::span<const float> nll);
+// Perplexity as the field computes it: exp of the mean negative log-likelihood of
+// the scored tokens, each window being run on its own. Its error is that of a mean
+// over tokens, as llama-perplexity gives it. Shows the running value on stderr.
+//
+// state, where given, holds and keeps the finished windows of the run `key`, so that
+// an interrupted evaluation goes on where it was.
+//
+// Errors: eval.context (windows longer than the model's maximum), eval.not_finite
+// (the model's output is NaN or infinite), eval.bad_state (the run of this key does
+// not fit the windows), runtime.*.
+EvalResult Perplexity(const Engine& engine, const TextWindows& text,
+                      PerplexityState* state = nullptr, uint64_t key = 0);
 
-  int64_t windows() const { return windows_; }
-  double Value() const;  // of the windows so far, at least one
+// The figure of a text whose scored tokens' likelihoods are known.
+EvalResult PerplexityOf(const TextWindows& text, std::vector<float> nll, double seconds);
 
- private:
-  double sum_ = 0;  // of the windows' means
-  int64_t windows_ = 0;
-};
-
-// Runs every window (length >= 2) through the engine on its own and reports
-// progress with the running value on stderr. `name` is for the result and the
-// progress line. Errors: eval.context (windows longer than the model's maximum),
-// eval.not_finite (the model's output is NaN or infinite), runtime.*.
-EvalResult Perplexity(const Engine& engine, const TokenWindows& windows, const std::string& name);
+// Throws eval.context unless the windows fit the model.
+void CheckContext(const TextWindows& text, int64_t max_positions);
 
 }  // namespace flatquant
