@@ -7,6 +7,7 @@
 #include "flatquant/kernels/attention/few_rows.h"
 #include "flatquant/kernels/float_lanes.h"
 #include "flatquant/kernels/scratch.h"
+#include "flatquant/kernels/unroll.h"
 
 // Few rows in float: K and V are widened in registers, straight from the cache.
 //
@@ -41,7 +42,7 @@ inline Words LoadWords(const uint8_t* p) {
 
 // Elements `v` of the words, less the zero point of an integer format.
 template <KvFormat kFormat>
-inline Lanes Widen(Words words, int v, Words zero) {
+inline Lanes Widen(Words words, int v, int32_t zero) {
   if constexpr (kFormat == KvFormat::kF32) return std::bit_cast<Lanes>(words);
   if constexpr (kFormat == KvFormat::kBF16) {
     return std::bit_cast<Lanes>(v == 0 ? words << 16 : words & static_cast<int32_t>(0xffff0000));
@@ -69,9 +70,7 @@ class WordRows {
   int64_t vectors() const { return groups_ * kElements; }
   bool is_whole() const { return row_bytes_ == groups_ * kGroupBytes; }
   const uint8_t* row(int64_t key) const { return data_ + key * row_bytes_; }
-  Words zero(int64_t key) const {
-    return Words{} + (kIsInteger ? static_cast<int32_t>(zero_[key]) : 0);
-  }
+  int32_t zero(int64_t key) const { return kIsInteger ? zero_[key] : 0; }
   // The row where whole groups may be read: itself, or its copy in `buffer`.
   const uint8_t* Whole(int64_t key, uint8_t* buffer) const {
     if (is_whole()) return row(key);
@@ -131,26 +130,28 @@ template <KvFormat kFormat, int kRows>
 inline void DotKeys(const WordRows<kFormat>& k, int64_t key, int64_t keys, const float* query,
                     int64_t query_stride, uint8_t* buffer, float* scores) {
   constexpr int kKeys = static_cast<int>(kLanes) / kRows;
+  constexpr int kElements = static_cast<int>(k.kElements);
   Lanes sum[kLanes];
-  for (Lanes& s : sum) s = SetLanes(0);
+  Unroll<kLanes>([&](auto i) { sum[i] = SetLanes(0); });
   const uint8_t* row[kKeys];
-  Words zero[kKeys];
-  for (int j = 0; j < kKeys; ++j) {
+  int32_t zero[kKeys];
+  Unroll<kKeys>([&](auto j) {
     const int64_t seen = std::min(key + j, keys - 1);  // of the last ones, copies
     row[j] = k.Whole(seen, buffer + j * k.groups() * k.kGroupBytes);
     zero[j] = k.zero(seen);
-  }
+  });
   for (int64_t g = 0; g < k.groups(); ++g) {
-    for (int j = 0; j < kKeys; ++j) {
+    const float* q_group = query + g * kElements * kLanes;
+    Unroll<kKeys>([&](auto j) {
       const Words words = LoadWords(row[j] + g * k.kGroupBytes);
-      for (int v = 0; v < k.kElements; ++v) {
-        const Lanes x = Widen<kFormat>(words, v, zero[j]);
-        const float* q = query + (g * k.kElements + v) * kLanes;
-        for (int r = 0; r < kRows; ++r) {
+      Unroll<kElements>([&](auto e) {
+        const Lanes x = Widen<kFormat>(words, e, zero[j]);
+        const float* q = q_group + e * kLanes;
+        Unroll<kRows>([&](auto r) {
           sum[r * kKeys + j] = MulAdd(LoadLanes(q + r * query_stride), x, sum[r * kKeys + j]);
-        }
-      }
-    }
+        });
+      });
+    });
   }
   float dots[kLanes];
   StoreLanes(dots, SumEach(sum));
@@ -197,33 +198,33 @@ void ScoreFloats(const AttentionBlock& block, float* query, uint8_t* buffer, flo
   }
 }
 
-// out [kRows][groups x kElements vectors] += weights [kRows][begin, end) V, for kGroups
-// groups from `group` on.
+// out [kRows][kGroups groups] += weights [kRows][begin, end) V, from group `group` on.
 template <KvFormat kFormat, int kRows, int kGroups>
 inline void AddValues(const WordRows<kFormat>& v, int64_t group, int64_t begin, int64_t end,
                       const float* weights, uint8_t* buffer, float* out, int64_t out_stride) {
-  constexpr int kVectors = kGroups * static_cast<int>(WordRows<kFormat>::kElements);
+  constexpr int kElements = static_cast<int>(v.kElements);
+  constexpr int kVectors = kGroups * kElements;
   Lanes sum[kRows][kVectors];
-  for (int r = 0; r < kRows; ++r) {
-    for (int i = 0; i < kVectors; ++i) sum[r][i] = LoadLanes(out + r * out_stride + i * kLanes);
-  }
+  Unroll<kRows>([&](auto r) {
+    Unroll<kVectors>([&](auto i) { sum[r][i] = LoadLanes(out + r * out_stride + i * kLanes); });
+  });
   for (int64_t j = begin; j < end; ++j) {
     const uint8_t* row = v.Whole(j, buffer) + group * v.kGroupBytes;
-    const Words zero = v.zero(j);
+    const int32_t zero = v.zero(j);
     Lanes weight[kRows];
-    for (int r = 0; r < kRows; ++r) weight[r] = SetLanes(weights[r * kScoreStride + j]);
-    for (int g = 0; g < kGroups; ++g) {
+    Unroll<kRows>([&](auto r) { weight[r] = SetLanes(weights[r * kScoreStride + j]); });
+    Unroll<kGroups>([&](auto g) {
       const Words words = LoadWords(row + g * v.kGroupBytes);
-      for (int e = 0; e < v.kElements; ++e) {
+      Unroll<kElements>([&](auto e) {
         const Lanes x = Widen<kFormat>(words, e, zero);
-        const int i = g * static_cast<int>(v.kElements) + e;
-        for (int r = 0; r < kRows; ++r) sum[r][i] = MulAdd(weight[r], x, sum[r][i]);
-      }
-    }
+        constexpr int i = g * kElements + e;
+        Unroll<kRows>([&](auto r) { sum[r][i] = MulAdd(weight[r], x, sum[r][i]); });
+      });
+    });
   }
-  for (int r = 0; r < kRows; ++r) {
-    for (int i = 0; i < kVectors; ++i) StoreLanes(out + r * out_stride + i * kLanes, sum[r][i]);
-  }
+  Unroll<kRows>([&](auto r) {
+    Unroll<kVectors>([&](auto i) { StoreLanes(out + r * out_stride + i * kLanes, sum[r][i]); });
+  });
 }
 
 // weights [rows, kScoreStride], multiplied by V's scale on return.

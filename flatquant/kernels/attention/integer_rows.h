@@ -28,9 +28,13 @@
 // byte products want them. For scores a column is a key and depth runs along its
 // elements; for values a column is an element and depth runs along keys.
 //
-// Multiplier::Run(rows, depth, a, a_stride, b, panels, panel_stride, c, c_stride,
-// accumulate) computes c [rows, 16 panels] = (accumulate ? c : 0) + a b with a int8
-// [rows, depth], rows a multiple of 3, depth one of 64, and the panels b.
+// A Multiplier supplies
+//
+//   Run(rows, depth, digits, stride, b, panels, panel_stride, c, c_stride, accumulate)
+//
+// which computes c [rows, 16 panels] (float) = (accumulate ? c : 0) + sum_d 2^(8 d) a_d b
+// with row 3 r + d of `digits` (int8, `stride` bytes long) being digit d of row r,
+// depth a multiple of 64; and PaddedRows(rows), the rows of digits that it reads.
 namespace flatquant {
 namespace {  // a copy per file, because files differ in instruction set
 
@@ -50,11 +54,17 @@ inline float LargestMagnitude(const float* x, int64_t n) {
   return std::bit_cast<float>(_mm512_reduce_max_epu32(largest));
 }
 
-// x [n] (n a multiple of 16) to its digits [3][stride] and their unit.
-inline float ToFixedPoint(const float* x, int64_t n, int8_t* digits, int64_t stride) {
+struct FixedPoint {
+  float unit;
+  float total;  // of all elements, in units
+};
+
+// x [n] (n a multiple of 16) to its digits [3][stride].
+inline FixedPoint ToFixedPoint(const float* x, int64_t n, int8_t* digits, int64_t stride) {
   const float largest = LargestMagnitude(x, n);
   const __m512 factor = _mm512_set1_ps(largest > kSmallest ? kFixedMax / largest : 0.0f);
   const __m512i half = _mm512_set1_epi32(128);
+  __m512 total = _mm512_setzero_ps();
   for (int64_t i = 0; i < n; i += 16) {
     const __m512i fixed = _mm512_cvtps_epi32(_mm512_loadu_ps(x + i) * factor);
     const __m512i middle = _mm512_srai_epi32(_mm512_add_epi32(fixed, half), 8);
@@ -63,8 +73,9 @@ inline float ToFixedPoint(const float* x, int64_t n, int8_t* digits, int64_t str
     _mm_storeu_si128(reinterpret_cast<__m128i*>(digits + stride + i), _mm512_cvtepi32_epi8(middle));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(digits + 2 * stride + i),
                      _mm512_cvtepi32_epi8(high));
+    total = total + _mm512_cvtepi32_ps(fixed);
   }
-  return largest / kFixedMax;
+  return {largest / kFixedMax, _mm512_reduce_add_ps(total)};
 }
 
 // The number that three sums of digits' products stand for, without its unit.
@@ -96,11 +107,11 @@ struct CodeRows {
   }
   // Bytes of a staged vector: nibbles take one each.
   int64_t codes() const { return words * (is_nibble ? 8 : 4); }
-  // A vector's bytes [64 piece, 64 piece + 64), zeros past its end.
-  __m512i Load(int64_t row, int64_t piece) const {
+  // Which of a vector's bytes [0, 32), or [64 piece, 64 piece + 64), there are.
+  __mmask32 Mask32() const { return static_cast<__mmask32>((uint64_t{1} << row_bytes) - 1); }
+  __mmask64 Mask64(int64_t piece) const {
     const int64_t rest = row_bytes - 64 * piece;
-    const __mmask64 mask = rest >= 64 ? ~__mmask64{0} : (__mmask64{1} << rest) - 1;
-    return _mm512_maskz_loadu_epi8(mask, data + row * row_bytes + 64 * piece);
+    return rest >= 64 ? ~__mmask64{0} : (__mmask64{1} << rest) - 1;
   }
 };
 
@@ -144,20 +155,40 @@ inline void StoreKeyWord(const CodeRows& rows, __m512i keys, int64_t word, uint8
   }
 }
 
+// Walks over vectors; past the last one it stays there.
+class RowPointer {
+ public:
+  RowPointer(const CodeRows& rows, int64_t begin, int64_t count)
+      : row_(rows.data + begin * rows.row_bytes),
+        last_(rows.data + (count - 1) * rows.row_bytes),
+        step_(rows.row_bytes) {
+    row_ = std::min(row_, last_);
+  }
+  const uint8_t* Next() {
+    const uint8_t* row = row_;
+    row_ += row_ < last_ ? step_ : 0;
+    return row;
+  }
+
+ private:
+  const uint8_t* row_;
+  const uint8_t* last_;
+  int64_t step_;
+};
+
 // Stages keys [begin, begin + 64) of `count` as four panels of columns; keys past the
 // end repeat the last one.
 inline void StageKeys(const CodeRows& rows, int64_t begin, int64_t count, uint8_t* panels) {
   const int64_t panel_bytes = rows.codes() * 16;
-  const auto key = [&](int64_t j) { return std::min(begin + j, count - 1); };
   __m512i m[16];
-  if (rows.words == 8) {  // 32 bytes or less: two keys fill a register
+  if (rows.words == 8) {  // 32 bytes or less: keys 16 apart share a register
+    const __mmask32 mask = rows.Mask32();
     for (int64_t half = 0; half < 2; ++half) {
-      for (int64_t j = 0; j < 16; ++j) {
-        const __mmask32 mask = static_cast<__mmask32>((uint64_t{1} << rows.row_bytes) - 1);
-        const auto load = [&](int64_t k) {
-          return _mm256_maskz_loadu_epi8(mask, rows.data + key(32 * half + k) * rows.row_bytes);
-        };
-        m[j] = _mm512_inserti64x4(_mm512_castsi256_si512(load(j)), load(16 + j), 1);
+      RowPointer low(rows, begin + 32 * half, count);
+      RowPointer high(rows, begin + 32 * half + 16, count);
+      for (auto& both : m) {
+        both = _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_maskz_loadu_epi8(mask, low.Next())),
+                                  _mm256_maskz_loadu_epi8(mask, high.Next()), 1);
       }
       Transpose(m);
       uint8_t* panel = panels + 2 * half * panel_bytes;
@@ -170,7 +201,9 @@ inline void StageKeys(const CodeRows& rows, int64_t begin, int64_t count, uint8_
   }
   for (int64_t p = 0; p < 4; ++p) {
     for (int64_t piece = 0; piece < rows.words / 16; ++piece) {
-      for (int64_t j = 0; j < 16; ++j) m[j] = rows.Load(key(16 * p + j), piece);
+      const __mmask64 mask = rows.Mask64(piece);
+      RowPointer row(rows, begin + 16 * p, count);
+      for (auto& bytes : m) bytes = _mm512_maskz_loadu_epi8(mask, row.Next() + 64 * piece);
       Transpose(m);
       for (int64_t w = 0; w < 16; ++w) {
         StoreKeyWord(rows, m[w], 16 * piece + w, panels + p * panel_bytes);
@@ -239,23 +272,30 @@ inline void StoreValueBytes(const CodeRows& rows, __m512i bytes, int64_t v, int6
 inline void StageValues(const CodeRows& rows, int64_t begin, int64_t count, int64_t depth,
                         uint8_t* panels) {
   const int64_t panel_bytes = depth * 16;
-  for (int64_t d = 0; d < depth; d += 4) {
-    const auto key = [&](int64_t j) { return std::min(begin + d + j, count - 1); };
-    if (rows.words == 8) {
-      const __mmask32 mask = static_cast<__mmask32>((uint64_t{1} << rows.row_bytes) - 1);
-      const auto load = [&](int64_t k) {
-        return _mm256_maskz_loadu_epi8(mask, rows.data + key(k) * rows.row_bytes);
-      };
+  if (rows.words == 8) {
+    const __mmask32 mask = rows.Mask32();
+    RowPointer row(rows, begin, count);
+    const auto load_two = [&] {
+      const __m256i first = _mm256_maskz_loadu_epi8(mask, row.Next());
+      return _mm512_inserti64x4(_mm512_castsi256_si512(first),
+                                _mm256_maskz_loadu_epi8(mask, row.Next()), 1);
+    };
+    for (int64_t d = 0; d < depth; d += 4) {
       __m512i out[2];
-      InterleaveShortKeys(_mm512_inserti64x4(_mm512_castsi256_si512(load(0)), load(1), 1),
-                          _mm512_inserti64x4(_mm512_castsi256_si512(load(2)), load(3), 1), out);
+      const __m512i key01 = load_two();
+      const __m512i key23 = load_two();
+      InterleaveShortKeys(key01, key23, out);
       for (int64_t v = 0; v < 2; ++v) StoreValueBytes(rows, out[v], v, d, panels, panel_bytes);
-      continue;
     }
-    for (int64_t piece = 0; piece < rows.words / 16; ++piece) {
+    return;
+  }
+  for (int64_t piece = 0; piece < rows.words / 16; ++piece) {
+    const __mmask64 mask = rows.Mask64(piece);
+    RowPointer row(rows, begin, count);
+    for (int64_t d = 0; d < depth; d += 4) {
       __m512i in[4];
       __m512i out[4];
-      for (int64_t j = 0; j < 4; ++j) in[j] = rows.Load(key(j), piece);
+      for (auto& bytes : in) bytes = _mm512_maskz_loadu_epi8(mask, row.Next() + 64 * piece);
       InterleaveKeys(in, out);
       for (int64_t v = 0; v < 4; ++v) {
         StoreValueBytes(rows, out[v], 4 * piece + v, d, panels, panel_bytes);
@@ -267,7 +307,7 @@ inline void StageValues(const CodeRows& rows, int64_t begin, int64_t count, int6
 struct DigitTag {};
 struct PanelTag {};
 struct ProductTag {};
-struct OrderedTag {};
+struct OrderTag {};
 
 // Keys that are staged at once for scores, and for values: 8 and 16 KB at head_dim
 // 128, in the L1 cache.
@@ -283,47 +323,54 @@ void ScoreIntegers(const AttentionBlock& block, float* scores) {
   const int64_t keys = block.keys();
   const int64_t depth = k.codes();
   int8_t* digits =
-      ThreadScratch<DigitTag, int8_t>(static_cast<size_t>(Multiplier::Rows(rows) * depth));
+      ThreadScratch<DigitTag, int8_t>(static_cast<size_t>(Multiplier::PaddedRows(rows) * depth));
   uint8_t* panels = ThreadScratch<PanelTag, uint8_t>(static_cast<size_t>(depth * kScoreKeys));
-  int32_t* products =
-      ThreadScratch<ProductTag, int32_t>(static_cast<size_t>(Multiplier::Rows(rows) * kScoreKeys));
-  float* ordered = ThreadScratch<OrderedTag, float>(static_cast<size_t>(depth));
-  float unit[kAttentionFewRows];
-  int32_t total[kAttentionFewRows][kDigits];
+  float* ordered = ThreadScratch<ProductTag, float>(static_cast<size_t>(depth));
+  int32_t* order = ThreadScratch<OrderTag, int32_t>(static_cast<size_t>(depth));
+  for (int64_t i = 0; i < depth; ++i) order[i] = static_cast<int32_t>(KeyElement(k, i));
+  const __m512i elements = _mm512_set1_epi32(static_cast<int32_t>(k.elements));
+  FixedPoint query[kAttentionFewRows];
   for (int64_t r = 0; r < rows; ++r) {
     const float* q = args.q + block.Offset(r);
-    for (int64_t i = 0; i < depth; ++i) {
-      const int64_t element = KeyElement(k, i);
-      ordered[i] = element < k.elements ? q[element] : 0.0f;
+    for (int64_t i = 0; i < depth; i += 16) {
+      const __m512i index = _mm512_loadu_si512(order + i);
+      _mm512_storeu_ps(ordered + i, _mm512_mask_i32gather_ps(
+                                        _mm512_setzero_ps(),
+                                        _mm512_cmplt_epi32_mask(index, elements), index, q, 4));
     }
-    int8_t* row = digits + r * kDigits * depth;
-    unit[r] = ToFixedPoint(ordered, depth, row, depth) * args.scale;
-    for (int64_t d = 0; d < kDigits; ++d) {
-      total[r][d] = 0;
-      for (int64_t i = 0; i < depth; ++i) total[r][d] += row[d * depth + i];
-    }
+    query[r] = ToFixedPoint(ordered, depth, digits + r * kDigits * depth, depth);
+    query[r].unit *= args.scale;
   }
   for (int64_t begin = 0; begin < keys; begin += kScoreKeys) {
     StageKeys(k, begin, keys, panels);
-    Multiplier::Run(rows * kDigits, depth, digits, depth, panels, kScoreKeys / 16, k.codes() * 16,
-                    products, kScoreKeys, false);
-    for (int64_t j = 0; j < kScoreKeys && begin + j < keys; j += 16) {
-      const int64_t some = std::min<int64_t>(16, keys - begin - j);
-      const __mmask16 mask = static_cast<__mmask16>((1u << some) - 1);
-      const __m512i zero = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, k.zero + begin + j));
-      const __m512 scale = _mm512_maskz_loadu_ps(mask, k.scale + begin + j);
+    Multiplier::Run(rows, depth, digits, depth, panels, kScoreKeys / 16, depth * 16, scores + begin,
+                    kScoreStride, false);
+    for (int64_t j = begin; j < std::min(keys, begin + kScoreKeys); j += 16) {
+      const __mmask16 mask = static_cast<__mmask16>((1u << std::min<int64_t>(16, keys - j)) - 1);
+      const __m512 zero =
+          _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, k.zero + j)));
+      const __m512 scale = _mm512_maskz_loadu_ps(mask, k.scale + j);
       for (int64_t r = 0; r < rows; ++r) {
-        const int32_t* c = products + r * kDigits * kScoreKeys + j;
-        __m512i sum[kDigits];
-        for (int64_t d = 0; d < kDigits; ++d) {
-          sum[d] = _mm512_sub_epi32(_mm512_loadu_si512(c + d * kScoreKeys),
-                                    _mm512_mullo_epi32(zero, _mm512_set1_epi32(total[r][d])));
-        }
-        const __m512 dot = FromDigits(sum[0], sum[1], sum[2]) * _mm512_set1_ps(unit[r]);
-        _mm512_storeu_ps(scores + r * kScoreStride + begin + j, dot * scale);
+        float* score = scores + r * kScoreStride + j;
+        const __m512 dot =
+            _mm512_fnmadd_ps(zero, _mm512_set1_ps(query[r].total), _mm512_loadu_ps(score));
+        _mm512_storeu_ps(score, dot * _mm512_set1_ps(query[r].unit) * scale);
       }
     }
   }
+}
+
+// sum_j zero[j] x[j] of `keys` zero points and x in units, from its digits.
+inline float SumZeros(const uint8_t* zero, int64_t keys, const int8_t* digits, int64_t stride) {
+  __m512i sum[kDigits] = {};
+  for (int64_t j = 0; j < keys; j += 64) {
+    const __mmask64 mask = keys - j >= 64 ? ~__mmask64{0} : (__mmask64{1} << (keys - j)) - 1;
+    const __m512i zeros = _mm512_maskz_loadu_epi8(mask, zero + j);
+    for (int64_t d = 0; d < kDigits; ++d) {
+      sum[d] = _mm512_dpbusd_epi32(sum[d], zeros, _mm512_loadu_si512(digits + d * stride + j));
+    }
+  }
+  return _mm512_reduce_add_ps(FromDigits(sum[0], sum[1], sum[2]));
 }
 
 // values [rows, head_dim] = weights [rows, kScoreStride] V; weights are multiplied by
@@ -337,47 +384,30 @@ void SumIntegers(const AttentionBlock& block, float* weights, float* values) {
   const int64_t padded = (keys + 63) / 64 * 64;
   const int64_t width = v.codes();
   int8_t* digits =
-      ThreadScratch<DigitTag, int8_t>(static_cast<size_t>(Multiplier::Rows(rows) * padded));
+      ThreadScratch<DigitTag, int8_t>(static_cast<size_t>(Multiplier::PaddedRows(rows) * padded));
   uint8_t* panels = ThreadScratch<PanelTag, uint8_t>(static_cast<size_t>(width * kValueKeys));
-  int32_t* products =
-      ThreadScratch<ProductTag, int32_t>(static_cast<size_t>(Multiplier::Rows(rows) * width));
-  float unit[kAttentionFewRows];
+  float* sums = ThreadScratch<ProductTag, float>(static_cast<size_t>(rows * width));
+  FixedPoint weight[kAttentionFewRows];
   for (int64_t r = 0; r < rows; ++r) {
     float* w = weights + r * kScoreStride;  // zeros from keys to padded
     for (int64_t j = 0; j < keys; ++j) w[j] *= v.scale[j];
-    unit[r] = ToFixedPoint(w, padded, digits + r * kDigits * padded, padded);
+    weight[r] = ToFixedPoint(w, padded, digits + r * kDigits * padded, padded);
   }
   for (int64_t begin = 0; begin < keys; begin += kValueKeys) {
     const int64_t depth = std::min(kValueKeys, padded - begin);
     StageValues(v, begin, keys, depth, panels);
-    Multiplier::Run(rows * kDigits, depth, digits + begin, padded, panels, width / 16, depth * 16,
-                    products, width, begin > 0);
+    Multiplier::Run(rows, depth, digits + begin, padded, panels, width / 16, depth * 16, sums,
+                    width, begin > 0);
+  }
+  int32_t* column = ThreadScratch<OrderTag, int32_t>(static_cast<size_t>(width));
+  for (int64_t i = 0; i < width; ++i) {
+    column[ValueElement(v, i)] = static_cast<int32_t>(i);
   }
   for (int64_t r = 0; r < rows; ++r) {
-    __m512i zeros[kDigits];
-    for (int64_t d = 0; d < kDigits; ++d) {
-      const int8_t* digit = digits + (r * kDigits + d) * padded;
-      __m512i sum = _mm512_setzero_si512();
-      for (int64_t j = 0; j < keys; j += 64) {
-        const __mmask64 mask = keys - j >= 64 ? ~__mmask64{0} : (__mmask64{1} << (keys - j)) - 1;
-        sum = _mm512_dpbusd_epi32(sum, _mm512_maskz_loadu_epi8(mask, v.zero + j),
-                                  _mm512_loadu_si512(digit + j));
-      }
-      zeros[d] = _mm512_set1_epi32(_mm512_reduce_add_epi32(sum));
-    }
-    const __m512 units = _mm512_set1_ps(unit[r]);
-    for (int64_t column = 0; column < width; column += 16) {
-      const int32_t* c = products + r * kDigits * width + column;
-      __m512i sum[kDigits];
-      for (int64_t d = 0; d < kDigits; ++d) {
-        sum[d] = _mm512_sub_epi32(_mm512_loadu_si512(c + d * width), zeros[d]);
-      }
-      float part[16];
-      _mm512_storeu_ps(part, FromDigits(sum[0], sum[1], sum[2]) * units);
-      for (int64_t i = 0; i < 16; ++i) {
-        const int64_t element = ValueElement(v, column + i);
-        if (element < v.elements) values[r * v.elements + element] = part[i];
-      }
+    const float zeros = SumZeros(v.zero, keys, digits + r * kDigits * padded, padded);
+    float* row = values + r * v.elements;
+    for (int64_t i = 0; i < v.elements; ++i) {
+      row[i] = (sums[r * width + column[i]] - zeros) * weight[r].unit;
     }
   }
 }
