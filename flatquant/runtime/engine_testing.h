@@ -78,17 +78,20 @@ inline double WorstInDeviations(const std::vector<float>& actual, const Expected
 }
 
 // A value within float's rounding of the middle between two codes may go either
-// way, and then everything after it moves by a step of a coarse grid. That happens
-// to few of the short texts: all but one of kTexts must agree to float's accuracy,
-// and none may be off by more than such steps explain.
+// way, and then everything after it moves by a step of a coarse grid. A text's some
+// 5000 values have float errors of about 1e-5 steps of an 8-bit grid, so that this
+// happens to one text in twenty: all but two of kTexts must agree to float's accuracy
+// (more than two go astray once in five hundred runs of other numbers), and none may
+// be off by more than such steps explain.
 inline constexpr int kTexts = 6;
+inline constexpr int kSteps = 2;
 inline constexpr size_t kTextTokens = 9;
 inline constexpr double kFloatAgreement = 1e-4;  // standard deviations, two layers of float sums
 inline constexpr double kStepAgreement = 0.5;
 
 inline void ExpectAgreement(std::vector<double> worst, bool has_grids) {
   std::sort(worst.begin(), worst.end());
-  EXPECT_LT(worst[has_grids ? worst.size() - 2 : worst.size() - 1], kFloatAgreement);
+  EXPECT_LT(worst[worst.size() - 1 - (has_grids ? kSteps : 0)], kFloatAgreement);
   EXPECT_LT(worst.back(), has_grids ? kStepAgreement : kFloatAgreement);
 }
 

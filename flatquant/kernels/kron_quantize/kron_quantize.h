@@ -49,6 +49,8 @@ struct KronInputStage {
   const float* norm_weight = nullptr;  // [width]: RMSNorm of x, see rms_norm.h
   float norm_eps = 0;
   const float* up = nullptr;  // [tokens, width]: silu(x) * up, see swiglu.h
+
+  bool is_none() const { return norm_weight == nullptr && up == nullptr; }
 };
 
 // Transforms each token x, viewed as X [L, R] (row-major), to Y = left^T X right,
