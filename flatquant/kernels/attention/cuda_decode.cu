@@ -48,7 +48,7 @@ struct Warp {
   static constexpr int kSteps = kDim / 16;
   static constexpr int kKeyWords = kDim / 32;    // a lane's share of a K vector
   static constexpr int kValueWords = kDim / 64;  // a lane's share of a V vector
-  uint32_t q[kSteps][2];  // rows g: the first operand's registers 0 and 2
+  uint32_t q[kSteps][2];                         // rows g: the first operand's registers 0 and 2
   float y[kDim / 8][4] = {};
   float top = -INFINITY;
   float sum = 0;  // of this lane's columns

@@ -176,8 +176,7 @@ struct Warp {
       uint32_t a[4];
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        const float2 scale =
-            *reinterpret_cast<const float2*>(v_scale + 16 * u + 8 * i + 2 * c);
+        const float2 scale = *reinterpret_cast<const float2*>(v_scale + 16 * u + 8 * i + 2 * c);
         const float* w = weight[2 * u + i];
         a[2 * i] = cuda::Element<Wide>::Pack(w[0] * scale.x, w[1] * scale.y);
         a[2 * i + 1] = cuda::Element<Wide>::Pack(w[2] * scale.x, w[3] * scale.y);
@@ -217,9 +216,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   const T* query[2];
   for (int h = 0; h < 2; ++h) {
     const int64_t token = token0 + row + 8 * h;
-    query[h] = token < tokens
-                   ? static_cast<const T*>(args.q) + (token * args.heads + head) * kDim
-                   : nullptr;
+    query[h] = token < tokens ? static_cast<const T*>(args.q) + (token * args.heads + head) * kDim
+                              : nullptr;
   }
   Warp<T, kDim> state;
   state.LoadQuery(query);
@@ -234,8 +232,8 @@ __global__ void __launch_bounds__(kThreads, 1)
     if (has_next) next.Load(args, base, first + kBlock, end, scale);
     float score[kBlock / 8][4] = {};
     state.Scores(static_cast<uint32_t>(__cvta_generic_to_shared(shared.k[buffer])), score);
-    const bool whole =
-        first + kBlock <= position0 + 1 && (window == 0 || first > position0 + kTokens - 1 - window);
+    const bool whole = first + kBlock <= position0 + 1 &&
+                       (window == 0 || first > position0 + kTokens - 1 - window);
 #pragma unroll
     for (int j = 0; j < kBlock / 8; ++j) {
       const float2 k_scale =

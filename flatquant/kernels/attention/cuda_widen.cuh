@@ -42,8 +42,7 @@ __device__ inline void WidenWord(uint32_t word, typename NibbleFloat<T>::Pair ze
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     const uint32_t bits = ((word >> (4 * i)) & 0x000f000fu) | NibbleFloat<T>::kBits;
-    const auto pair =
-        __hsub2(reinterpret_cast<const typename NibbleFloat<T>::Pair&>(bits), zero);
+    const auto pair = __hsub2(reinterpret_cast<const typename NibbleFloat<T>::Pair&>(bits), zero);
     pairs[i] = reinterpret_cast<const uint32_t&>(pair);
   }
 }

@@ -49,7 +49,12 @@ inline Lanes Widen(Words words, int v, int32_t zero) {
   }
   if constexpr (kFormat == KvFormat::kByte) words = (words >> 8 * v) & 255;
   if constexpr (kFormat == KvFormat::kNibble) words = (words >> 4 * v) & 15;
-  return __builtin_convertvector(words - zero, Lanes);
+  words -= zero;
+#ifdef __AVX512F__  // GCC 12 converts 16 lanes one by one
+  return _mm512_cvtepi32_ps(std::bit_cast<__m512i>(words));
+#else
+  return __builtin_convertvector(words, Lanes);
+#endif
 }
 
 // A KV head's vectors from position `begin` on, as words.
@@ -144,6 +149,7 @@ inline void DotKeys(const WordRows<kFormat>& k, int64_t key, int64_t keys, const
     const float* q_group = query + g * kElements * kLanes;
     Unroll<kKeys>([&](auto j) {
       const Words words = LoadWords(row[j] + g * k.kGroupBytes);
+      Prefetch(row[j] + g * k.kGroupBytes);
       Unroll<kElements>([&](auto e) {
         const Lanes x = Widen<kFormat>(words, e, zero[j]);
         const float* q = q_group + e * kLanes;
@@ -215,6 +221,7 @@ inline void AddValues(const WordRows<kFormat>& v, int64_t group, int64_t begin, 
     Unroll<kRows>([&](auto r) { weight[r] = SetLanes(weights[r * kScoreStride + j]); });
     Unroll<kGroups>([&](auto g) {
       const Words words = LoadWords(row + g * v.kGroupBytes);
+      Prefetch(row + g * v.kGroupBytes);
       Unroll<kElements>([&](auto e) {
         const Lanes x = Widen<kFormat>(words, e, zero);
         constexpr int i = g * kElements + e;

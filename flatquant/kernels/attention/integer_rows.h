@@ -166,6 +166,7 @@ class RowPointer {
   }
   const uint8_t* Next() {
     const uint8_t* row = row_;
+    Prefetch(row);
     row_ += row_ < last_ ? step_ : 0;
     return row;
   }

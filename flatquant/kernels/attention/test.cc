@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <string>
 #include <vector>
 
 #include "flatquant/base/half.h"
@@ -62,48 +63,119 @@ Plane RandomPlane(Rng& rng, int64_t heads, int64_t head_dim, int64_t capacity, i
   return plane;
 }
 
-// Against the formula in double. With d the largest error of a score, (head_dim +
-// 3) epsilon times the sum of magnitudes of its products, weights are off by a
-// factor of at most exp(2 d); the exponential adds 2^-22 and the sums over n keys
-// n epsilon, relative to the values' magnitudes.
+bool IsInteger(const KvPlane& plane) {
+  return plane.format == KvFormat::kNibble || plane.format == KvFormat::kByte;
+}
+
+// Against the formula in double. With d the largest error of a score, weights are off
+// by a factor of at most exp(2 d); the exponential adds 2^-22 and the sums over n keys
+// n epsilon, relative to the values' magnitudes. A score's error is (head_dim + 3)
+// epsilon times the sum of magnitudes of its products.
+//
+// Over integer caches, queries and weights x may be rounded to epsilon max |x| first,
+// and zero points be subtracted from the sums of products instead of from each code:
+// then what is rounded (4 times) has the magnitude of codes and zero points.
 void CheckAgainstFormula(const AttentionArgs& args, const Plane& k, const Plane& v) {
   const int64_t n = args.k.head_dim;
   const int64_t group = args.heads / args.k.heads;
+  const double k_top = IsInteger(args.k) ? (1 << args.k.bits) - 1 : 0;
+  const double v_top = IsInteger(args.v) ? (1 << args.v.bits) - 1 : 0;
   Worst worst;
   for (int64_t t = 0; t < args.tokens; ++t) {
     const int64_t last = args.first_position + t;
     const int64_t first = args.window > 0 ? std::max<int64_t>(0, last - args.window + 1) : 0;
     for (int64_t h = 0; h < args.heads; ++h) {
+      const int64_t g = h / group;
       const float* q = args.q + (t * args.heads + h) * n;
+      double q_sum = 0, q_max = 0;
+      for (int64_t i = 0; i < n; ++i) {
+        q_sum += std::abs(q[i]);
+        q_max = std::max<double>(q_max, std::abs(q[i]));
+      }
       std::vector<double> weight;
       double score_error = 0;
       for (int64_t j = first; j <= last; ++j) {
-        double score = 0, magnitude = 0;
+        double score = 0, magnitude = 0, k_sum = 0;
         for (int64_t i = 0; i < n; ++i) {
-          const double product = q[i] * k.at(h / group, j, i) * args.scale;
-          score += product;
-          magnitude += std::abs(product);
+          const double element = k.at(g, j, i);
+          score += q[i] * element * args.scale;
+          magnitude += std::abs(q[i] * element);
+          k_sum += std::abs(element);
         }
         weight.push_back(score);
-        score_error = std::max(score_error, static_cast<double>(n + 3) * kEpsilon * magnitude);
+        double error = static_cast<double>(n + 3) * magnitude;
+        if (IsInteger(args.k)) {
+          const double unit = k.scale[static_cast<size_t>(g * args.k.capacity + j)];
+          error += q_max * k_sum + 4 * 2 * k_top * unit * q_sum;
+        }
+        score_error = std::max(score_error, kEpsilon * error * args.scale);
       }
       const double top = *std::max_element(weight.begin(), weight.end());
       double sum = 0;
       for (double& w : weight) sum += w = std::exp(w - top);
+      double fixed_unit = 0, fixed_sum = 0;  // of the weights times V's scales
+      if (IsInteger(args.v)) {
+        for (int64_t j = first; j <= last; ++j) {
+          const double w = weight[static_cast<size_t>(j - first)] / sum *
+                           v.scale[static_cast<size_t>(g * args.v.capacity + j)];
+          fixed_unit = std::max(fixed_unit, w);
+          fixed_sum += w;
+        }
+      }
+      const double keys = static_cast<double>(last - first + 1);
+      const double fixed_error =
+          kEpsilon * v_top * (fixed_unit * keys + 4 * 2 * fixed_sum) * (1 + 2 * score_error);
       for (int64_t i = 0; i < n; ++i) {
         double y = 0, magnitude = 0;
         for (int64_t j = first; j <= last; ++j) {
-          const double term = weight[static_cast<size_t>(j - first)] / sum * v.at(h / group, j, i);
+          const double term = weight[static_cast<size_t>(j - first)] / sum * v.at(g, j, i);
           y += term;
           magnitude += std::abs(term);
         }
-        const double relative =
-            2 * score_error + 2 * 0x1p-22 + 2 * static_cast<double>(last - first + 4) * kEpsilon;
-        worst.Compare(args.y[(t * args.heads + h) * n + i], y, relative * magnitude, t, h * n + i);
+        const double relative = 2 * score_error + 2 * 0x1p-22 + 2 * (keys + 3) * kEpsilon;
+        worst.Compare(args.y[(t * args.heads + h) * n + i], y, relative * magnitude + fixed_error,
+                      t, h * n + i);
       }
     }
   }
   worst.Check();
+}
+
+// A sequence and its queries.
+struct Case {
+  Plane k;
+  Plane v;
+  AlignedBuffer<float> q;
+  AlignedBuffer<float> y;
+  AttentionArgs args;
+};
+
+Case RandomCase(Rng& rng, int64_t kv_heads, int64_t group, int64_t head_dim, int64_t tokens,
+                int64_t first, ThreadPool& pool) {
+  Case c;
+  const int64_t filled = first + tokens;
+  c.k = RandomPlane(rng, kv_heads, head_dim, filled + 3, filled, pool);
+  c.v = RandomPlane(rng, kv_heads, head_dim, filled + 3, filled, pool);
+  c.q = RandomFloats(rng, tokens * kv_heads * group * head_dim, 2.0);
+  c.y = AlignedBuffer<float>(c.q.size());
+  c.args.q = c.q.data();
+  c.args.tokens = tokens;
+  c.args.first_position = first;
+  c.args.heads = kv_heads * group;
+  c.args.scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
+  c.args.k = c.k.view;
+  c.args.v = c.v.view;
+  c.args.y = c.y.data();
+  return c;
+}
+
+std::string Describe(const AttentionArgs& args) {
+  return std::to_string(args.tokens) + " tokens after " + std::to_string(args.first_position) +
+         ", " + std::to_string(args.k.heads) + " of " + std::to_string(args.heads) +
+         " heads, head_dim " + std::to_string(args.k.head_dim) + ", window " +
+         std::to_string(args.window) + ", formats " +
+         std::to_string(static_cast<int>(args.k.format)) +
+         std::to_string(static_cast<int>(args.v.format));
 }
 
 TEST(AttentionTest, AgreesWithTheFormulaOnOddShapes) {
@@ -111,31 +183,58 @@ TEST(AttentionTest, AgreesWithTheFormulaOnOddShapes) {
   ForEachKernel<AttentionKernel>([&](const AttentionKernel& kernel) {
     ForEachSeed(100, [&](Rng& rng) {
       const int64_t kv_heads = RandomSize(rng, 3), group = RandomSize(rng, 9);
-      const int64_t head_dim = RandomSize(rng, 70);
-      const int64_t tokens = RandomSize(rng, 120), first = static_cast<int64_t>(rng.Below(150));
-      const int64_t filled = first + tokens;
-      const Plane k = RandomPlane(rng, kv_heads, head_dim, filled + 3, filled, pool);
-      const Plane v = RandomPlane(rng, kv_heads, head_dim, filled + 3, filled, pool);
-      const int64_t heads = kv_heads * group;
-      const AlignedBuffer<float> q = RandomFloats(rng, tokens * heads * head_dim, 2.0);
-      AlignedBuffer<float> y(q.size());
-      AttentionArgs args;
-      args.q = q.data();
-      args.tokens = tokens;
-      args.first_position = first;
-      args.heads = heads;
-      args.window = rng.Below(2) == 0 ? 0 : RandomSize(rng, 130);
-      args.scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
-      args.k = k.view;
-      args.v = v.view;
-      args.y = y.data();
-      SCOPED_TRACE(::testing::Message()
-                   << "tokens " << tokens << " after " << first << ", " << kv_heads << " x "
-                   << group << " heads of " << head_dim << ", window " << args.window
-                   << ", formats " << static_cast<int>(k.view.format) << " "
-                   << static_cast<int>(v.view.format));
-      Attention(args, pool, &kernel);
-      CheckAgainstFormula(args, k, v);
+      const int64_t head_dim = RandomSize(rng, 70), tokens = RandomSize(rng, 120);
+      Case c = RandomCase(rng, kv_heads, group, head_dim, tokens,
+                          static_cast<int64_t>(rng.Below(150)), pool);
+      c.args.window = rng.Below(2) == 0 ? 0 : RandomSize(rng, 130);
+      SCOPED_TRACE(Describe(c.args));
+      Attention(c.args, pool, &kernel);
+      CheckAgainstFormula(c.args, c.k, c.v);
+    });
+  });
+}
+
+// Decoding: few tokens, contexts of several pieces, the head widths of real models.
+TEST(AttentionTest, AgreesWithTheFormulaOverLongContexts) {
+  constexpr int64_t kHeadDims[] = {48, 64, 80, 96, 128, 256};
+  ThreadPool pool(2);
+  ForEachKernel<AttentionKernel>([&](const AttentionKernel& kernel) {
+    ForEachSeed(30, [&](Rng& rng) {
+      const int64_t group = 1 + static_cast<int64_t>(rng.Below(8));
+      const int64_t tokens = rng.Below(4) == 0 ? RandomSize(rng, 3) : 1;
+      Case c =
+          RandomCase(rng, 1 + static_cast<int64_t>(rng.Below(2)), group, kHeadDims[rng.Below(6)],
+                     tokens, static_cast<int64_t>(rng.Below(1700)), pool);
+      c.args.window = rng.Below(4) == 0 ? RandomSize(rng, 1200) : 0;
+      SCOPED_TRACE(Describe(c.args));
+      Attention(c.args, pool, &kernel);
+      CheckAgainstFormula(c.args, c.k, c.v);
+    });
+  });
+}
+
+// Sequences of a batch do not see each other, and neither batches nor threads change
+// a bit of a result.
+TEST(AttentionTest, BatchesAndThreadsChangeNothing) {
+  ThreadPool one(1), three(3);
+  ForEachKernel<AttentionKernel>([&](const AttentionKernel& kernel) {
+    ForEachSeed(10, [&](Rng& rng) {
+      std::vector<Case> cases;
+      for (int64_t i = 0; i < 5; ++i) {
+        const int64_t tokens = rng.Below(3) == 0 ? RandomSize(rng, 60) : 1;
+        cases.push_back(
+            RandomCase(rng, 2, 3, 64, tokens, static_cast<int64_t>(rng.Below(1500)), three));
+      }
+      std::vector<AttentionArgs> batch;
+      for (Case& c : cases) batch.push_back(c.args);
+      Attention(batch, three, &kernel);
+      for (Case& c : cases) {
+        AlignedBuffer<float> alone(c.y.size());
+        AttentionArgs args = c.args;
+        args.y = alone.data();
+        Attention(args, one, &kernel);
+        ASSERT_TRUE(std::equal(alone.begin(), alone.end(), c.y.begin())) << Describe(args);
+      }
     });
   });
 }
