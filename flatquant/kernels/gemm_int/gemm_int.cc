@@ -17,14 +17,15 @@ namespace {
 // Tokens: a kernel that widens weights does it once per task; over 512 tokens that
 // costs the AMX one some percent. 512 tokens' block of columns stays in the L2.
 constexpr int64_t kTokenSlice = 512;
-// Rows, multiples of every kernel's row_block. With few tokens a task reads its
-// weights once, at memory speed: some 64 KB in a row, worth a prefetcher's while and
-// small enough for threads to end together. Many tokens: larger, so that a block of
-// activations passes more rows, as long as there are enough tasks to share out.
-constexpr int64_t kFewTokens = 16;
+// Rows, multiples of every kernel's row_block: as many as leave enough tasks to share
+// out. With few tokens a task streams its weights from memory, at best a few hundred KB
+// in a row, and threads should end together; with many, a block of activations that is
+// in the L2 should pass many rows.
 constexpr int64_t kLeastRowSlice = 64;
 constexpr int64_t kMostRowSlice = 256;
+constexpr int64_t kFewTokens = 16;
 constexpr int64_t kTasksPerThread = 4;
+constexpr int64_t kTasksPerThreadFewTokens = 8;
 
 AlignedBuffer<float> CopyFloats(const std::byte* from, int64_t rows) {
   AlignedBuffer<float> floats(static_cast<size_t>((rows + 63) / 64 * 64));
@@ -48,10 +49,10 @@ struct Share {
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 int64_t RowSlice(const GemmIntArgs& args, int64_t token_slices, int threads) {
-  if (args.tokens <= kFewTokens) return kLeastRowSlice;
+  const int64_t tasks =
+      threads * (args.tokens <= kFewTokens ? kTasksPerThreadFewTokens : kTasksPerThread);
   int64_t slice = kMostRowSlice;
-  while (slice > kLeastRowSlice &&
-         CeilDiv(args.weights->rows, slice) * token_slices < kTasksPerThread * threads) {
+  while (slice > kLeastRowSlice && CeilDiv(args.weights->rows, slice) * token_slices < tasks) {
     slice /= 2;
   }
   return slice;

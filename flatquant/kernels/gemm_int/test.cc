@@ -17,27 +17,27 @@ using kernel_testing::RandomSize;
 using kernel_testing::Worst;
 
 // The AMX kernel on an emulated tile unit.
-template <typename Blocking>
+template <int64_t kBlockCols>
 void ComputeEmulated(const GemmIntArgs& args, int64_t m_begin, int64_t m_end, int64_t row_begin,
                      int64_t row_end) noexcept {
-  TileGemm<EmulatedTiles, Blocking>(args, m_begin, m_end, row_begin, row_end).Run();
+  TileGemm<EmulatedTiles, kBlockCols>(args, m_begin, m_end, row_begin, row_end).Run();
 }
 
-template <typename Blocking>
+template <int64_t kBlockCols>
 constexpr GemmIntKernel kEmulated = {kVnniPanelRows, VnniPackedBytes, VnniPack,
-                                     ComputeEmulated<Blocking>};
+                                     ComputeEmulated<kBlockCols>};
 
 // Calls test(kernel) for each kernel that this CPU can run and for emulated ones,
 // whose small blocks give small shapes every kind of edge.
 void ForEachGemm(const auto& test) {
   kernel_testing::ForEachKernel<GemmIntKernel>(test);
   {
-    SCOPED_TRACE("emulated tiles, 2 x 2");
-    test(kEmulated<TileBlocking<2, 1, 128, true>>);
+    SCOPED_TRACE("emulated tiles, blocks of one step");
+    test(kEmulated<64>);
   }
   {
-    SCOPED_TRACE("emulated tiles, 1 x 4");
-    test(kEmulated<TileBlocking<1, 2, 64, false>>);
+    SCOPED_TRACE("emulated tiles, blocks of two steps");
+    test(kEmulated<128>);
   }
 }
 
@@ -188,6 +188,22 @@ TEST(GemmIntTest, LargestSumsAreExact) {
         IntMatrix matrix = MakeMatrix(bits, 2, kGemmIntMaxCols, [&] { return corner; });
         const Problem problem = MakeProblem(std::move(matrix), 2, rng, [] { return -128; });
         RunAndCheck(problem, {.has_bias = false}, kernel, pool);
+      }
+    }
+  });
+}
+
+// act_bits is a promise about act: the largest sums that it allows are exact too.
+TEST(GemmIntTest, LargestSumsOfFewerActivationBitsAreExact) {
+  ThreadPool pool(1);
+  ForEachGemm([&](const GemmIntKernel& kernel) {
+    for (int act_bits = 2; act_bits <= 8; ++act_bits) {
+      for (int weight : {-8, 7}) {
+        Rng rng(1);
+        IntMatrix matrix = MakeMatrix(4, 3, 5000, [&] { return weight; });
+        const Problem problem =
+            MakeProblem(std::move(matrix), 2, rng, [&] { return -(1 << (act_bits - 1)); });
+        RunAndCheck(problem, {.has_bias = false, .act_bits = act_bits}, kernel, pool);
       }
     }
   });

@@ -13,23 +13,19 @@
 // Integer GEMM on a tile unit (amx_tiles.h), over the VNNI kernel's panels. The
 // unit is a template's argument, so that the tests run all of this without AMX.
 //
-// Weights stay 4-bit in memory. A task widens a block of them, `kPanels` panels by
-// kBlockCols columns, to int8 tiles once and multiplies it by all its tokens, 16
-// kTokenTiles of them at a time. The sums of a block of columns wait in scratch
-// memory for the next block's.
+// Weights stay 4-bit in memory. A task widens a block of them, a panel's 32 rows by
+// kBlockCols columns, to int8 tiles once and multiplies it by all its tokens, 32 at a
+// time: 2 x 2 tiles of sums. The sums of a block of columns wait in scratch memory
+// for the next block's.
 namespace flatquant {
 namespace {  // a copy per file, because files differ in instruction set
 
-template <int kTokenTilesValue, int kPanelsValue, int kBlockColsValue, bool kPrefetchActValue>
-struct TileBlocking {
-  static constexpr int kTokenTiles = kTokenTilesValue;
-  static constexpr int kPanels = kPanelsValue;  // per block
-  static constexpr int64_t kBlockCols = kBlockColsValue;
-  static constexpr bool kPrefetchAct = kPrefetchActValue;
-};
-
 // Two tiles, the halves of a panel's rows, of one step of 64 columns.
 constexpr int64_t kWideStepBytes = 2 * kTileSize;
+
+// Far enough ahead for lines to have come from memory: few tokens leave no time for
+// it in between.
+constexpr int64_t kWidenAheadBytes = 8192;
 
 // One vector of nibbles to two of int8, 64 bytes each. The loops here are written
 // for the vectoriser: whole vectors, no dependence.
@@ -57,6 +53,7 @@ inline void WidenPanel(bool is_nibble, const uint8_t* packed, int64_t steps, int
         } else {
           WidenBytes(packed, to);
         }
+        __builtin_prefetch(packed + kWidenAheadBytes, 0, 2);
         packed += 64;
       }
     }
@@ -64,40 +61,39 @@ inline void WidenPanel(bool is_nibble, const uint8_t* packed, int64_t steps, int
   }
 }
 
-// One product: tokens x rows x columns of a block.
+// One product: tokens x a panel's rows x a block's columns.
 struct TileProduct {
   const int8_t* act;  // first token, first column
   int64_t act_stride;
-  const int8_t* wide;   // first panel's tiles
-  int64_t panel_bytes;  // from a panel's tiles to the next one's
+  const int8_t* wide;  // the panel's tiles
   int64_t steps;
   int32_t* sums;  // tiles [token tile][row tile], row_tiles of them in a row of tiles
   int64_t row_tiles;
-  bool first;               // nothing was summed before
-  const uint8_t* prefetch;  // the packed bytes of the next block's first panel
-  int64_t prefetch_step;    // bytes of each of its panels to fetch per step
-  int64_t prefetch_panel;   // from a panel to the next one
+  bool first;            // nothing was summed before
+  const uint8_t* fetch;  // weights to bring into the L2 meanwhile
+  int64_t fetch_lines;
 };
 
-template <typename Tiles, int kTokenTiles, int kRowTiles, bool kPrefetchAct>
+template <typename Tiles, int kTokenTiles>
 void Multiply(Tiles& tiles, TileProduct p) {
-  constexpr int kA = kTokenTiles * kRowTiles;
-  constexpr int kB = kA + kTokenTiles;
-  constexpr int kBs = std::min(kRowTiles, 8 - kB);  // B tiles take turns if registers lack
-  static_assert(kBs > 0);
+  constexpr int kRowTiles = 2;
+  constexpr int kA = kTokenTiles * kRowTiles;  // tiles 0.. are sums, then activations
+  constexpr int kB = kA + kTokenTiles;         // and weights
+  static_assert(kB + kRowTiles <= 8);
   const auto for_each = []<int... i>(std::integer_sequence<int, i...>, const auto& f) {
     (f(std::integral_constant<int, i>()), ...);
   };
   constexpr std::make_integer_sequence<int, kTokenTiles> kTokens;
   constexpr std::make_integer_sequence<int, kRowTiles> kRows;
-  constexpr int64_t kSumsPerTile = kTileSize / 4;
+  const auto sums = [&](int i, int j) {
+    return p.sums + (i * p.row_tiles + j) * (kTileSize / static_cast<int64_t>(sizeof(int32_t)));
+  };
   for_each(kTokens, [&](auto i) {
     for_each(kRows, [&](auto j) {
       if (p.first) {
         tiles.template Zero<i * kRowTiles + j>();
       } else {
-        tiles.template Load<i * kRowTiles + j>(p.sums + (i * p.row_tiles + j) * kSumsPerTile,
-                                               kTileBytes);
+        tiles.template Load<i * kRowTiles + j>(sums(i, j), kTileBytes);
       }
     });
   });
@@ -105,34 +101,21 @@ void Multiply(Tiles& tiles, TileProduct p) {
     const int8_t* act = p.act + step * kTileBytes;
     const int8_t* wide = p.wide + step * kWideStepBytes;
     for_each(kRows, [&](auto j) {
-      tiles.template Load<kB + j % kBs>(wide + j / 2 * p.panel_bytes + j % 2 * kTileSize,
-                                        kTileBytes);
+      tiles.template Load<kB + j>(wide + j * kTileSize, kTileBytes);
       for_each(kTokens, [&](auto i) {
         if constexpr (j == 0) {
           tiles.template Load<kA + i>(act + i * kTileHeight * p.act_stride, p.act_stride);
         }
-        tiles.template DotInt8<i * kRowTiles + j, kA + i, kB + j % kBs>();
+        tiles.template DotInt8<i * kRowTiles + j, kA + i, kB + j>();
       });
     });
-    if constexpr (kPrefetchAct) {
-      // The next tokens, in the same columns.
-      const int8_t* next = act + kTokenTiles * kTileHeight * p.act_stride;
-      for (int64_t m = 0; m < kTokenTiles * kTileHeight; ++m) {
-        __builtin_prefetch(next + m * p.act_stride, 0, 3);
-      }
-    }
-    for (int64_t byte = 0; byte < p.prefetch_step; byte += 64) {
-      const uint8_t* line = p.prefetch + step * p.prefetch_step + byte;
-      for (int panel = 0; panel < kRowTiles / 2; ++panel) {
-        __builtin_prefetch(line + panel * p.prefetch_panel, 0, 2);
-      }
+    for (int64_t line = step; line < p.fetch_lines; line += p.steps) {
+      __builtin_prefetch(p.fetch + line * 64, 0, 2);
     }
   }
   for_each(kTokens, [&](auto i) {
-    for_each(kRows, [&](auto j) {
-      tiles.template Store<i * kRowTiles + j>(p.sums + (i * p.row_tiles + j) * kSumsPerTile,
-                                              kTileBytes);
-    });
+    for_each(kRows,
+             [&](auto j) { tiles.template Store<i * kRowTiles + j>(sums(i, j), kTileBytes); });
   });
 }
 
@@ -149,16 +132,20 @@ inline void WriteTile(const GemmIntArgs& args, const int32_t* sums, int64_t m, i
     for (int64_t r = 0; r < 16; ++r) {
       out[r] = static_cast<float>(sum[r]) * (act_scale * scale[r]) + bias[r];
     }
-    if (args.residual != nullptr) {
-      const float* residual = args.residual + (m + i) * args.residual_stride + row;
-      for (int64_t r = 0; r < rows; ++r) out[r] += residual[r];
+    const float* residual =
+        args.residual == nullptr ? nullptr : args.residual + (m + i) * args.residual_stride + row;
+    if (rows == 16) {  // whole vectors
+      for (int64_t r = 0; residual != nullptr && r < 16; ++r) out[r] += residual[r];
+      std::memcpy(y, out, sizeof(out));
+    } else {
+      for (int64_t r = 0; residual != nullptr && r < rows; ++r) out[r] += residual[r];
+      std::memcpy(y, out, static_cast<size_t>(rows) * sizeof(float));
     }
-    std::memcpy(y, out, static_cast<size_t>(rows) * sizeof(float));
   }
 }
 
-// A task of GemmInt.
-template <typename Tiles, typename Blocking>
+// A task of GemmInt. kBlockCols: columns of a block, a multiple of 64.
+template <typename Tiles, int64_t kBlockCols>
 class TileGemm {
  public:
   TileGemm(const GemmIntArgs& args, int64_t m_begin, int64_t m_end, int64_t row_begin,
@@ -172,117 +159,100 @@ class TileGemm {
         steps_(VnniSteps(args.weights->cols)) {
     const int64_t token_tiles = (tokens_ + kTileHeight - 1) / kTileHeight;
     const int64_t sum_bytes = token_tiles * 2 * panels_ * kTileSize;
-    const int64_t wide_bytes = Blocking::kPanels * kWidePanelBytes;
-    uint8_t* scratch = GemmIntScratch(static_cast<size_t>(sum_bytes + wide_bytes + kEdgeBytes));
+    uint8_t* scratch = GemmIntScratch(static_cast<size_t>(sum_bytes + kWideBytes + kEdgeBytes));
     sums_ = reinterpret_cast<int32_t*>(scratch);
     wide_ = reinterpret_cast<int8_t*>(scratch + sum_bytes);
-    edge_ = wide_ + wide_bytes;
+    edge_ = wide_ + kWideBytes;
   }
 
   void Run() {
     const int64_t blocks = (steps_ + kBlockSteps - 1) / kBlockSteps;
-    const int64_t groups = (panels_ + Blocking::kPanels - 1) / Blocking::kPanels;
-    // Few tokens: all their columns fit the L2, and weights come in the order in
-    // which they lie in memory. Many: a block of columns of all tokens stays in the
-    // L2 while all rows pass.
-    const bool rows_outside = tokens_ <= kFewTokens;
-    for (int64_t i = 0; i < blocks * groups; ++i) {
-      const auto [block, group] = Place(i, rows_outside, blocks, groups);
-      next_ = Place(i + 1, rows_outside, blocks, groups);
-      has_next_ = i + 1 < blocks * groups;
-      RunBlock(block * kBlockSteps, group * Blocking::kPanels);
-    }
+    const int64_t count = blocks * panels_;
+    // Few tokens: all their columns fit the L2, and blocks follow each other as weights
+    // lie in memory, which are read at its speed. Many: a block of columns of all tokens
+    // stays in the L2 while all rows pass.
+    const bool in_memory_order = tokens_ <= kFewTokens;
+    const auto place = [&](int64_t i) {
+      return in_memory_order ? Place{i % blocks, i / blocks} : Place{i / panels_, i % panels_};
+    };
+    for (int64_t i = 0; i < count; ++i) RunBlock(place(i), place(std::min(i + 1, count - 1)));
   }
 
  private:
-  static constexpr int64_t kBlockSteps = Blocking::kBlockCols / kVnniStepCols;
-  static constexpr int64_t kWidePanelBytes = kBlockSteps * kWideStepBytes;
-  static constexpr int64_t kBlockTokens = Blocking::kTokenTiles * kTileHeight;
-  static constexpr int64_t kEdgeBytes = kBlockTokens * Blocking::kBlockCols;
+  static constexpr int64_t kBlockSteps = kBlockCols / kVnniStepCols;
+  static constexpr int64_t kWideBytes = kBlockSteps * kWideStepBytes;
+  static constexpr int64_t kBlockTokens = 2 * kTileHeight;
+  static constexpr int64_t kEdgeBytes = kBlockTokens * kBlockCols;
   static constexpr int64_t kFewTokens = 64;
 
-  struct BlockAndGroup {
-    int64_t block;
-    int64_t group;
+  struct Place {
+    int64_t block;  // of columns
+    int64_t panel;  // of the task's
   };
 
-  static BlockAndGroup Place(int64_t i, bool rows_outside, int64_t blocks, int64_t groups) {
-    if (rows_outside) return {i % blocks, i / blocks};
-    return {i / groups, i % groups};
+  int64_t Steps(Place place) const {
+    return std::min(kBlockSteps, steps_ - place.block * kBlockSteps);
   }
 
-  const uint8_t* Packed(int64_t step, int64_t panel) const {
+  const uint8_t* Packed(Place place) const {
     const GemmIntWeights& weights = *args_.weights;
     return weights.data.data() +
-           (row_begin_ / kVnniPanelRows + panel) * VnniPanelBytes(weights.bits, weights.cols) +
-           step * VnniStepBytes(weights.bits);
+           (row_begin_ / kVnniPanelRows + place.panel) *
+               VnniPanelBytes(weights.bits, weights.cols) +
+           place.block * kBlockSteps * VnniStepBytes(weights.bits);
   }
 
-  // Columns from step `step_begin` on, rows from panel `panel` of the task on.
-  void RunBlock(int64_t step_begin, int64_t panel) {
-    const int64_t steps = std::min(kBlockSteps, steps_ - step_begin);
-    const int64_t panels = std::min<int64_t>(Blocking::kPanels, panels_ - panel);
-    for (int64_t p = 0; p < panels; ++p) {
-      WidenPanel(VnniIsNibble(args_.weights->bits), Packed(step_begin, panel + p), steps,
-                 wide_ + p * kWidePanelBytes);
-    }
+  void RunBlock(Place place, Place next) {
+    const int bits = args_.weights->bits;
+    const int64_t steps = Steps(place);
+    const int64_t step_begin = place.block * kBlockSteps;
+    WidenPanel(VnniIsNibble(bits), Packed(place), steps, wide_);
     const bool last = step_begin + steps == steps_;
+    // Each block of tokens fetches its share of the next block of weights.
+    const int64_t lines = Steps(next) * VnniStepBytes(bits) / 64;
     for (int64_t m = 0; m < tokens_; m += kBlockTokens) {
       const int64_t tokens = std::min(kBlockTokens, tokens_ - m);
+      const int64_t first_line = lines * m / tokens_;
       TileProduct product = {
-          args_.act + (m_begin_ + m) * args_.act_stride + step_begin * kTileBytes,
-          args_.act_stride,
-          wide_,
-          kWidePanelBytes,
-          steps,
-          SumTile(m / kTileHeight, 2 * panel),
-          2 * panels_,
-          step_begin == 0,
-          nullptr,
-          0,
-          0};
-      if (tokens % kTileHeight != 0) product.act = PadTokens(product, tokens);
-      if (product.act == edge_) product.act_stride = Blocking::kBlockCols;
-      if (m == 0 && has_next_) {
-        product.prefetch = Packed(next_.block * kBlockSteps, next_.group * Blocking::kPanels);
-        product.prefetch_step = VnniStepBytes(args_.weights->bits);
-        product.prefetch_panel = VnniPanelBytes(args_.weights->bits, args_.weights->cols);
+          .act = args_.act + (m_begin_ + m) * args_.act_stride + step_begin * kTileBytes,
+          .act_stride = args_.act_stride,
+          .wide = wide_,
+          .steps = steps,
+          .sums = SumTile(m / kTileHeight, 2 * place.panel),
+          .row_tiles = 2 * panels_,
+          .first = place.block == 0,
+          .fetch = Packed(next) + first_line * 64,
+          .fetch_lines = lines * (m + tokens) / tokens_ - first_line};
+      if (tokens % kTileHeight != 0) {
+        product.act = PadTokens(product, tokens);
+        product.act_stride = kBlockCols;
       }
-      MultiplyTokens(product, tokens, panels);
-      if (last) WriteTokens(m, tokens, panel, panels);
+      if (tokens > kTileHeight) {
+        Multiply<Tiles, 2>(tiles_, product);
+      } else {
+        Multiply<Tiles, 1>(tiles_, product);
+      }
+      if (last) WriteTokens(m, tokens, place.panel);
     }
   }
 
   // Copies the last tokens, since a tile reads 16 rows, beside rows of zeros.
   const int8_t* PadTokens(const TileProduct& product, int64_t tokens) {
-    const int64_t bytes = product.steps * kTileBytes;
+    const size_t bytes = static_cast<size_t>(product.steps * kTileBytes);
     for (int64_t m = 0; m < kBlockTokens; ++m) {
-      int8_t* row = edge_ + m * Blocking::kBlockCols;
+      int8_t* row = edge_ + m * kBlockCols;
       if (m < tokens) {
-        std::memcpy(row, product.act + m * product.act_stride, static_cast<size_t>(bytes));
+        std::memcpy(row, product.act + m * product.act_stride, bytes);
       } else {
-        std::memset(row, 0, static_cast<size_t>(bytes));
+        std::memset(row, 0, bytes);
       }
     }
     return edge_;
   }
 
-  void MultiplyTokens(const TileProduct& product, int64_t tokens, int64_t panels) {
-    constexpr int kRowTiles = 2 * Blocking::kPanels;
-    constexpr bool kPrefetchAct = Blocking::kPrefetchAct;
-    const bool all_tokens = tokens > kBlockTokens - kTileHeight;
-    if (all_tokens && panels == Blocking::kPanels) {
-      Multiply<Tiles, Blocking::kTokenTiles, kRowTiles, kPrefetchAct>(tiles_, product);
-    } else if (all_tokens) {
-      Multiply<Tiles, Blocking::kTokenTiles, 2, kPrefetchAct>(tiles_, product);
-    } else {
-      Multiply<Tiles, 1, 2, false>(tiles_, product);
-    }
-  }
-
-  void WriteTokens(int64_t m, int64_t tokens, int64_t panel, int64_t panels) {
+  void WriteTokens(int64_t m, int64_t tokens, int64_t panel) {
     for (int64_t i = 0; i < tokens; i += kTileHeight) {
-      for (int64_t tile = 2 * panel; tile < 2 * (panel + panels); ++tile) {
+      for (int64_t tile = 2 * panel; tile < 2 * panel + 2; ++tile) {
         const int64_t row = row_begin_ + tile * 16;
         const int64_t rows = std::min<int64_t>(16, row_end_ - row);
         if (rows <= 0) break;
@@ -293,7 +263,8 @@ class TileGemm {
   }
 
   int32_t* SumTile(int64_t token_tile, int64_t row_tile) {
-    return sums_ + (token_tile * 2 * panels_ + row_tile) * (kTileSize / 4);
+    return sums_ + (token_tile * 2 * panels_ + row_tile) *
+                       (kTileSize / static_cast<int64_t>(sizeof(int32_t)));
   }
 
   const GemmIntArgs& args_;
@@ -304,10 +275,8 @@ class TileGemm {
   const int64_t panels_;
   const int64_t steps_;
   int32_t* sums_;  // tiles [token tile][row tile]
-  int8_t* wide_;   // a block's tiles [panel][step][half]
+  int8_t* wide_;   // a block's tiles [step][half of the rows]
   int8_t* edge_;   // the last tokens' columns of a block, padded
-  BlockAndGroup next_ = {};
-  bool has_next_ = false;
   Tiles tiles_;
 };
 

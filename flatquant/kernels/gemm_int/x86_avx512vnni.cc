@@ -33,9 +33,11 @@ constexpr int kMaxTokens = 8;
 // Few tokens read two panels side by side: more independent sums, and two streams
 // from memory, which one core needs to draw its share of the bandwidth.
 constexpr int kTwoPanelTokens = kMaxTokens / 2;
-// Bytes of a panel to fetch ahead: some hundred nanoseconds' worth of one core's
-// share of the bandwidth.
-constexpr int64_t kPrefetchBytes = 2048;
+// Bytes of a panel to fetch ahead, from memory to the L2 and from there to the L1: its
+// latency times one core's share of the bandwidth is some kilobytes, and fetching
+// straight into the L1 would keep its few miss buffers busy for as long.
+constexpr int64_t kPrefetchL2Bytes = 8192;
+constexpr int64_t kPrefetchL1Bytes = 1024;
 
 // sum_c act[c]; beyond the columns there are zeros.
 int32_t SumRow(const int8_t* act, int64_t cols) {
@@ -109,7 +111,9 @@ void ComputeTile(const Tile& tile) {
     for (int p = 0; p < kPanels; ++p) {
       const uint8_t* group = panel + p * panel_bytes;
       for (int64_t byte = 0; byte < kGroupBytes; byte += 64) {
-        _mm_prefetch(reinterpret_cast<const char*>(group + kPrefetchBytes + byte), _MM_HINT_T0);
+        const char* line = reinterpret_cast<const char*>(group + byte);
+        _mm_prefetch(line + kPrefetchL2Bytes, _MM_HINT_T1);
+        _mm_prefetch(line + kPrefetchL1Bytes, _MM_HINT_T0);
       }
       for (int half = 0; half < 2; ++half) {
         if constexpr (kNibble) {
