@@ -5,6 +5,7 @@
 #include "flatquant/kernels/attention/attention.h"
 #include "flatquant/kernels/embedding/embedding.h"
 #include "flatquant/kernels/gemm_float/gemm_float.h"
+#include "flatquant/kernels/gemm_float/gemv.h"
 #include "flatquant/kernels/gemm_int/gemm_int.h"
 #include "flatquant/kernels/kron_quantize/kron_quantize.h"
 #include "flatquant/kernels/quantize_kv/quantize_kv.h"

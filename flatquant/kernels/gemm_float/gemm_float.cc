@@ -63,6 +63,10 @@ void GemmFloat(const GemmFloatArgs& args, ThreadPool& pool,
   const int64_t rows = args.row_end - args.row_begin;
   const bool is_bf16 = weights.math == GemmFloatMath::kBF16;
 
+  if (args.tokens < kMatrixTokens) {
+    Gemv(args, pool);
+    return;
+  }
   const uint16_t* x_bf16 = nullptr;
   if (is_bf16) {
     uint16_t* rounded = ThreadScratch<ActTag, uint16_t>(static_cast<size_t>(args.tokens * cols));
@@ -70,10 +74,6 @@ void GemmFloat(const GemmFloatArgs& args, ThreadPool& pool,
       FloatToBF16(args.x + begin, rounded + begin, end - begin);
     });
     x_bf16 = rounded;
-  }
-  if (args.tokens < kMatrixTokens) {
-    Gemv(args, x_bf16, pool);
-    return;
   }
   const int64_t row_slice = RowSlice(cols);
   const int64_t row_slices = (rows + row_slice - 1) / row_slice;

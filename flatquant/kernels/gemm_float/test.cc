@@ -5,6 +5,7 @@
 
 #include "flatquant/base/half.h"
 #include "flatquant/kernels/gemm_float/gemm_float.h"
+#include "flatquant/kernels/gemm_float/gemv.h"
 #include "flatquant/kernels/kernel_testing.h"
 
 namespace flatquant {
@@ -87,8 +88,10 @@ double Rounded(double value, GemmFloatMath math) {
 // Against the formula in double. A float sum of n products in any order is off by
 // at most about n epsilon times the sum of magnitudes; scale and bias add three
 // roundings.
+// multiply(args) computes them.
+template <typename Multiply>
 void CheckAgainstFormula(Rng& rng, const Weights& w, int64_t tokens, GemmFloatMath math,
-                         const GemmFloatKernel& kernel, ThreadPool& pool) {
+                         ThreadPool& pool, const Multiply& multiply) {
   const AlignedBuffer<float> x = RandomFloats(rng, tokens * w.cols);
   const bool has_bias = rng.Below(2) == 0;
   const int64_t begin = static_cast<int64_t>(rng.Below(static_cast<uint64_t>(w.rows)));
@@ -97,7 +100,7 @@ void CheckAgainstFormula(Rng& rng, const Weights& w, int64_t tokens, GemmFloatMa
   const FloatWeights loaded = LoadFloatWeights(w.source(has_bias), math, pool);
   const int64_t y_stride = end - begin + 2;
   AlignedBuffer<float> y(static_cast<size_t>(tokens * y_stride));
-  GemmFloat({x.data(), tokens, &loaded, begin, end, y.data(), y_stride}, pool, &kernel);
+  multiply(GemmFloatArgs{x.data(), tokens, &loaded, begin, end, y.data(), y_stride});
   Worst worst;
   for (int64_t m = 0; m < tokens; ++m) {
     for (int64_t r = begin; r < end; ++r) {
@@ -131,7 +134,22 @@ TEST_P(GemmFloatTest, AgreesWithTheFormulaForEveryStorage) {
       const DType dtype = kTypes[rng.Below(4)];
       const int bits = rng.Below(2) == 0 ? 16 : 2 + static_cast<int>(rng.Below(7));
       const Weights w = RandomWeights(rng, bits, dtype, RandomSize(rng, 80), RandomSize(rng, 700));
-      CheckAgainstFormula(rng, w, RandomSize(rng, 40), GetParam(), kernel, pool);
+      CheckAgainstFormula(rng, w, RandomSize(rng, 40), GetParam(), pool,
+                          [&](const GemmFloatArgs& args) { GemmFloat(args, pool, &kernel); });
+    });
+  });
+}
+
+TEST_P(GemmFloatTest, FewTokensAgreeWithTheFormulaForEveryStorage) {
+  ThreadPool pool(2);
+  ForEachKernel<GemvKernel>([&](const GemvKernel& kernel) {
+    ForEachSeed(150, [&](Rng& rng) {
+      constexpr DType kTypes[] = {DType::kF32, DType::kF16, DType::kBF16};
+      const DType dtype = kTypes[rng.Below(3)];
+      const int bits = rng.Below(2) == 0 ? 16 : 2 + static_cast<int>(rng.Below(7));
+      const Weights w = RandomWeights(rng, bits, dtype, RandomSize(rng, 80), RandomSize(rng, 700));
+      CheckAgainstFormula(rng, w, RandomSize(rng, 17), GetParam(), pool,
+                          [&](const GemmFloatArgs& args) { Gemv(args, pool, &kernel); });
     });
   });
 }
@@ -141,7 +159,8 @@ TEST_P(GemmFloatTest, SeveralSlices) {
   ForEachKernel<GemmFloatKernel>([&](const GemmFloatKernel& kernel) {
     Rng rng(7);
     const Weights w = RandomWeights(rng, 4, DType::kF32, 300, 33);
-    CheckAgainstFormula(rng, w, 600, GetParam(), kernel, pool);
+    CheckAgainstFormula(rng, w, 600, GetParam(), pool,
+                        [&](const GemmFloatArgs& args) { GemmFloat(args, pool, &kernel); });
   });
 }
 
