@@ -21,12 +21,15 @@ struct CudaDevice {
 };
 CudaDevice CurrentCudaDevice();
 
-// Lets a kernel use more than 48 KB of dynamic shared memory. Cheap, idempotent,
-// allowed while a stream is being captured.
+// Lets a kernel use more than 48 KB of dynamic shared memory, and asks the driver to
+// give shared memory all it can: by itself it may leave room for a single CTA. Cheap,
+// idempotent, allowed while a stream is being captured.
 template <typename Kernel>
 void AllowSharedMemory(Kernel* kernel, size_t bytes) {
   FLATQUANT_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                       static_cast<int>(bytes)));
+  FLATQUANT_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                      cudaSharedmemCarveoutMaxShared));
 }
 
 constexpr int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }

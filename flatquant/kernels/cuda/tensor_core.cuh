@@ -73,4 +73,19 @@ __device__ inline void StoreMatrixTransposed(uint32_t row, uint32_t r0, uint32_t
                : "memory");
 }
 
+// Starts a copy of 16 bytes to shared memory; `bytes` 0 stores zeros instead.
+__device__ inline void CopyAsync16(uint32_t shared, const void* global, int bytes) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global),
+               "r"(bytes)
+               : "memory");
+}
+
+__device__ inline void CopyAsyncCommit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+// Until all but the newest `kPending` groups of this thread's copies have arrived.
+template <int kPending>
+__device__ inline void CopyAsyncWait() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
+
 }  // namespace flatquant::cuda

@@ -43,8 +43,7 @@ std::string Name(const Shape& shape) {
 void Many(cuda_bench::Report& report) {
   const Shape shapes[] = {{8192, 4096, 11008}, {8192, 11008, 4096}, {2048, 4096, 4096},
                           {2048, 12288, 4096}, {2048, 11008, 4096}, {2048, 22016, 4096},
-                          {2048, 4096, 11008}, {512, 4096, 4096},   {128, 4096, 4096},
-                          {64, 4096, 11008}};
+                          {2048, 4096, 11008}, {512, 4096, 4096}};
   for (const Shape& shape : shapes) {
     const double ops = 2.0 * shape.tokens * shape.rows * shape.cols;
     report.Operations("gemm_int wgmma", Name(shape), Seconds(shape, cuda::GemmIntWgmma, 10, 0),
@@ -52,6 +51,20 @@ void Many(cuda_bench::Report& report) {
     if (shape.tokens < 2048) continue;
     report.Operations("gemm_int wgmma, codes << 4", Name(shape),
                       Seconds(shape, cuda::GemmIntWgmma, 10, 4), ops);
+  }
+}
+
+void Some(cuda_bench::Report& report) {
+  for (const int64_t tokens : {16, 32, 64, 128, 256}) {
+    for (const auto& [rows, cols] : std::vector<std::pair<int64_t, int64_t>>{
+             {4096, 4096}, {12288, 4096}, {22016, 4096}, {4096, 11008}}) {
+      const Shape shape = {tokens, rows, cols};
+      const double bytes =
+          static_cast<double>(rows * cols) / 2 + 4.0 * rows + tokens * (cols + 2.0 * rows);
+      report.Bytes("gemm_int split", Name(shape), Seconds(shape, cuda::GemmIntSplit, 30, 0), bytes);
+      if (tokens < 128) continue;
+      report.Bytes("gemm_int wgmma", Name(shape), Seconds(shape, cuda::GemmIntWgmma, 30, 0), bytes);
+    }
   }
 }
 
@@ -69,6 +82,7 @@ void Few(cuda_bench::Report& report) {
 }
 
 const cuda_bench::Registration kMany("gemm_int wgmma", Many);
+const cuda_bench::Registration kSome("gemm_int split", Some);
 const cuda_bench::Registration kFew("gemm_int mma", Few);
 
 }  // namespace

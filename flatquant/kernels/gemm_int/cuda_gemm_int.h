@@ -52,8 +52,10 @@ struct CudaGemmIntArgs {
   CudaGemmIntWeights weights;
   DType dtype = DType::kF16;       // of residual and y: kF16 or kBF16
   const void* residual = nullptr;  // [tokens, y_stride] or nullptr; may be y
-  void* y = nullptr;               // [tokens, y_stride], 16-byte aligned
-  int64_t y_stride = 0;            // elements, a multiple of 8, >= rows
+  // [tokens, y_stride], 16-byte aligned; elements between rows and the next multiple
+  // of 8 are overwritten.
+  void* y = nullptr;
+  int64_t y_stride = 0;  // elements, a multiple of 8, >= rows
 };
 
 void CudaGemmInt(const CudaGemmIntArgs& args, CudaStream stream);

@@ -17,6 +17,9 @@ inline constexpr int kGemmIntTileBytes = 8 * kGemmIntBlockBytes;
 // tokens, straight from memory into tensor-core fragments.
 void GemmIntMma(const CudaGemmIntArgs& args, CudaStream stream);
 
+// sm_90a, made for some tokens: tiles share out their columns.
+void GemmIntSplit(const CudaGemmIntArgs& args, CudaStream stream);
+
 // sm_90a, made for many tokens.
 void GemmIntWgmma(const CudaGemmIntArgs& args, CudaStream stream);
 

@@ -6,92 +6,123 @@
 
 // Few tokens: y^T = W X^T with weights as the 16-row operand and up to 8 tokens as the
 // 8-column one. Bound by the weights' bytes, so a CTA takes few rows and its warps
-// share out the columns: 4096 rows still are 256 CTAs of 8 warps, enough loads in
-// flight to fill the memory system. Partial sums are integers; adding them in any
-// order gives the same result.
+// share out the columns: 4096 rows still are 256 CTAs of 8 warps. Each warp keeps a
+// ring of chunks in shared memory, filled by asynchronous copies: registers would hold
+// fewer, and waiting for one load in registers can mean waiting for a younger one.
+// Partial sums are integers; adding them in any order gives the same result.
 
 namespace flatquant::cuda {
 namespace {
 
 constexpr int kWarps = 8;
+// A chunk is 128 columns. 16 bytes more per token spread a fragment's rows over banks.
+constexpr int kActStride = 128 + 16;
 
-// Weights are read once: they would only push activations out of L1.
-__device__ uint4 LoadOnce(const uint8_t* from) {
-  uint4 x;
-  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
-               : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
-               : "l"(from));
-  return x;
-}
+// kTokens: blocks of 8 tokens per CTA; kRows: blocks of 16 rows per CTA; kSlots: chunks
+// in a warp's ring; kActRows: tokens whose activations are held.
+template <int kTokens, int kRows, int kSlots, int kActRows>
+struct Ring {
+  static constexpr int kSlotBytes = kRows * kGemmIntBlockBytes + kActRows * kActStride;
+  static constexpr int kSharedBytes = kWarps * kSlots * kSlotBytes;
 
-// kTokens: blocks of 8 tokens per CTA; kRows: blocks of 16 rows per CTA; kAhead:
-// chunks of 128 columns in flight per warp.
-template <int kTokens, int kRows, int kAhead>
-struct Slot {
-  uint4 weight[kRows][2];
-  uint32_t act[kTokens][8];
+  const CudaGemmIntArgs& args;
+  const uint8_t* weight;  // of this CTA's rows and this lane, chunk 0
+  int64_t token0;
+  int chunks;
+  uint8_t* slots;  // of this warp
+
+  __device__ uint8_t* Slot(int i) const { return slots + i % kSlots * kSlotBytes; }
+
+  // Starts the copies of the warp's i-th chunk.
+  __device__ void Request(int i) const {
+    const int chunk = threadIdx.x / 32 + i * kWarps;
+    const int lane = threadIdx.x % 32;
+    if (chunk < chunks) {
+      const uint32_t to = static_cast<uint32_t>(__cvta_generic_to_shared(Slot(i)));
+      for (int r = 0; r < kRows; ++r) {
+        const uint8_t* from = weight + int64_t{chunk} * kGemmIntTileBytes + r * kGemmIntBlockBytes;
+        const uint32_t block = to + r * kGemmIntBlockBytes + lane * 16;
+        CopyAsync16(block, from, 16);
+        CopyAsync16(block + 512, from + 512, 16);
+      }
+      for (int a = lane; a < kActRows * 8; a += 32) {
+        const int64_t token = token0 + a / 8;
+        const int64_t byte = chunk * 128 + a % 8 * 16;
+        const bool inside = token < args.tokens && byte < args.act_stride;
+        CopyAsync16(to + kRows * kGemmIntBlockBytes + a / 8 * kActStride + a % 8 * 16,
+                    inside ? args.act + token * args.act_stride + byte : args.act, inside ? 16 : 0);
+      }
+    }
+    CopyAsyncCommit();  // also when empty, so that groups count chunks
+  }
+
+  __device__ void Multiply(int i, int32_t (&acc)[kRows][kTokens][4]) const {
+    const int lane = threadIdx.x % 32;
+    const int g = lane / 4;
+    const uint8_t* slot = Slot(i);
+    uint32_t act[kTokens][8];
+#pragma unroll
+    for (int n = 0; n < kTokens; ++n) {
+      const uint8_t* row =
+          slot + kRows * kGemmIntBlockBytes + (8 * n + g) * kActStride + lane % 4 * 4;
+#pragma unroll
+      for (int k = 0; k < 8; ++k) {
+        act[n][k] = 8 * n + g < kActRows ? *reinterpret_cast<const uint32_t*>(row + 16 * k) : 0;
+      }
+    }
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const uint4 x =
+            *reinterpret_cast<const uint4*>(slot + r * kGemmIntBlockBytes + half * 512 + lane * 16);
+        const uint32_t words[4] = {x.x, x.y, x.z, x.w};
+#pragma unroll
+        for (int s = 0; s < 2; ++s) {
+          uint32_t a0, a1, a2, a3;
+          WidenNibbles(words[2 * s], a0, a1);
+          WidenNibbles(words[2 * s + 1], a2, a3);
+#pragma unroll
+          for (int n = 0; n < kTokens; ++n) {
+            MmaInt8(acc[r][n], a0, a1, a2, a3, act[n][4 * half + 2 * s],
+                    act[n][4 * half + 2 * s + 1]);
+          }
+        }
+      }
+    }
+  }
 };
 
-template <typename T, int kTokens, int kRows, int kAhead>
-__global__ void __launch_bounds__(kWarps * 32) MmaKernel(CudaGemmIntArgs args) {
+template <typename T, int kTokens, int kRows, int kSlots, int kActRows>
+__global__ void __launch_bounds__(kWarps * 32)
+    MmaKernel(const __grid_constant__ CudaGemmIntArgs args) {
+  using WarpRing = Ring<kTokens, kRows, kSlots, kActRows>;
+  extern __shared__ __align__(16) uint8_t shared[];
   __shared__ int32_t sums[kRows * 16][kTokens * 8];
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
   const int g = lane / 4;
   const int c = lane % 4;
-  const int64_t token0 = blockIdx.x * int64_t{kTokens * 8};
   const int64_t block0 = blockIdx.y * int64_t{kRows};
-  const int chunks = static_cast<int>((args.weights.cols + 127) / 128);
   const int64_t packed_chunks = CudaGemmIntPaddedCols(args.weights.cols) / 128;
-  const uint8_t* weight = args.weights.packed + block0 / 8 * packed_chunks * kGemmIntTileBytes +
-                          block0 % 8 * kGemmIntBlockBytes + lane * 16;
-
-  const auto load = [&](Slot<kTokens, kRows, kAhead>& slot, int chunk) {
-    if (chunk >= chunks) return;
-    for (int i = 0; i < kRows; ++i) {
-      const uint8_t* from = weight + int64_t{chunk} * kGemmIntTileBytes + i * kGemmIntBlockBytes;
-      slot.weight[i][0] = LoadOnce(from);
-      slot.weight[i][1] = LoadOnce(from + 512);
-    }
-    for (int n = 0; n < kTokens; ++n) {
-      const int64_t token = token0 + 8 * n + g;
-      const int8_t* from = args.act + token * args.act_stride + chunk * 128 + c * 4;
-      for (int i = 0; i < 8; ++i) {
-        // Rows end at a multiple of 64, half a chunk.
-        const bool inside = token < args.tokens && chunk * 128 + i / 4 * 64 < args.act_stride;
-        slot.act[n][i] = inside ? __ldg(reinterpret_cast<const uint32_t*>(from + 16 * i)) : 0;
-      }
-    }
-  };
-
-  int32_t acc[kRows][kTokens][4] = {};
-  const auto multiply = [&](const Slot<kTokens, kRows, kAhead>& slot) {
-    for (int i = 0; i < kRows; ++i) {
-      const uint32_t words[8] = {slot.weight[i][0].x, slot.weight[i][0].y, slot.weight[i][0].z,
-                                 slot.weight[i][0].w, slot.weight[i][1].x, slot.weight[i][1].y,
-                                 slot.weight[i][1].z, slot.weight[i][1].w};
-      for (int s = 0; s < 4; ++s) {
-        uint32_t a0, a1, a2, a3;
-        WidenNibbles(words[2 * s], a0, a1);
-        WidenNibbles(words[2 * s + 1], a2, a3);
-        for (int n = 0; n < kTokens; ++n) {
-          MmaInt8(acc[i][n], a0, a1, a2, a3, slot.act[n][2 * s], slot.act[n][2 * s + 1]);
-        }
-      }
-    }
-  };
-
-  Slot<kTokens, kRows, kAhead> slots[kAhead];
+  const WarpRing ring = {args,
+                         args.weights.packed + block0 / 8 * packed_chunks * kGemmIntTileBytes +
+                             block0 % 8 * kGemmIntBlockBytes + lane * 16,
+                         blockIdx.x * int64_t{kTokens * 8},
+                         static_cast<int>((args.weights.cols + 127) / 128),
+                         shared + warp * kSlots * WarpRing::kSlotBytes};
 #pragma unroll
-  for (int u = 0; u < kAhead; ++u) load(slots[u], warp + u * kWarps);
+  for (int i = 0; i < kSlots - 1; ++i) ring.Request(i);
   for (int i = threadIdx.x; i < kRows * kTokens * 128; i += kWarps * 32) (&sums[0][0])[i] = 0;
   __syncthreads();
-  for (int chunk = warp; chunk < chunks; chunk += kAhead * kWarps) {
-#pragma unroll
-    for (int u = 0; u < kAhead; ++u) {
-      if (chunk + u * kWarps < chunks) multiply(slots[u]);
-      load(slots[u], chunk + (u + kAhead) * kWarps);
-    }
+
+  int32_t acc[kRows][kTokens][4] = {};
+  for (int i = 0; warp + i * kWarps < ring.chunks; ++i) {
+    __syncwarp();  // all lanes are done with the slot that is filled next
+    ring.Request(i + kSlots - 1);
+    CopyAsyncWait<kSlots - 1>();
+    __syncwarp();  // the lanes' copies are visible to each other
+    ring.Multiply(i, acc);
   }
 
 #pragma unroll
@@ -100,15 +131,17 @@ __global__ void __launch_bounds__(kWarps * 32) MmaKernel(CudaGemmIntArgs args) {
     for (int n = 0; n < kTokens; ++n) {
 #pragma unroll
       for (int k = 0; k < 4; ++k) {
-        if (token0 + 8 * n + 2 * c + k % 2 >= args.tokens) continue;
-        atomicAdd(&sums[16 * i + g + k / 2 * 8][8 * n + 2 * c + k % 2], acc[i][n][k]);
+        const int token = 8 * n + 2 * c + k % 2;
+        if (ring.token0 + token < args.tokens) {
+          atomicAdd(&sums[16 * i + g + k / 2 * 8][token], acc[i][n][k]);
+        }
       }
     }
   }
   __syncthreads();
   for (int i = threadIdx.x; i < kRows * kTokens * 128; i += kWarps * 32) {
     const int64_t row = block0 * 16 + i % (kRows * 16);
-    const int64_t token = token0 + i / (kRows * 16);
+    const int64_t token = ring.token0 + i / (kRows * 16);
     if (row >= args.weights.rows || token >= args.tokens) continue;
     float y = static_cast<float>(sums[i % (kRows * 16)][i / (kRows * 16)]) *
               (args.act_scale[token] * (args.weights.scale[row] * kNibbleScale));
@@ -121,12 +154,15 @@ __global__ void __launch_bounds__(kWarps * 32) MmaKernel(CudaGemmIntArgs args) {
   }
 }
 
-template <int kTokens, int kRows, int kAhead>
+template <int kTokens, int kRows, int kSlots, int kActRows>
 void Launch(const CudaGemmIntArgs& args, CudaStream stream) {
+  constexpr int kSharedBytes = Ring<kTokens, kRows, kSlots, kActRows>::kSharedBytes;
   const dim3 grid(static_cast<unsigned>(CeilDiv(args.tokens, 8 * kTokens)),
                   static_cast<unsigned>(CeilDiv(args.weights.rows, 16 * kRows)));
   ForElement(args.dtype, [&](auto element) {
-    MmaKernel<decltype(element), kTokens, kRows, kAhead><<<grid, kWarps * 32, 0, stream>>>(args);
+    const auto kernel = MmaKernel<decltype(element), kTokens, kRows, kSlots, kActRows>;
+    AllowSharedMemory(kernel, kSharedBytes);
+    kernel<<<grid, kWarps * 32, kSharedBytes, stream>>>(args);
   });
   CheckCudaLaunch("GemmIntMma");
 }
@@ -134,14 +170,15 @@ void Launch(const CudaGemmIntArgs& args, CudaStream stream) {
 }  // namespace
 
 void GemmIntMma(const CudaGemmIntArgs& args, CudaStream stream) {
-  // More rows per CTA as tokens grow, so that activations are not read from L2 more
-  // often than weights from memory; fewer chunks ahead, as registers run out.
-  if (args.tokens <= 8) {
-    Launch<1, 1, 4>(args, stream);
-  } else if (args.tokens <= 16) {
-    Launch<2, 2, 2>(args, stream);
+  // Slots: what the 99 KB of shared memory of sm_86 and sm_89 hold, for one token what
+  // lets three CTAs run on sm_90. More tokens take more rows per CTA, so that
+  // activations are not read from L2 more often than weights from memory.
+  if (args.tokens == 1) {
+    Launch<1, 1, 8, 1>(args, stream);
+  } else if (args.tokens <= 8) {
+    Launch<1, 1, 5, 8>(args, stream);
   } else {
-    Launch<4, 4, 1>(args, stream);
+    Launch<2, 2, 2, 16>(args, stream);
   }
 }
 

@@ -54,7 +54,7 @@ struct SiteInput {
         v[i] *= w[i];
       } else {
         // exp(-g) of a large negative g is infinite, and g / infinity is silu's 0.
-        v[i] = v[i] / (1.0f + __expf(-v[i])) * w[i];
+        v[i] = __fdividef(v[i], 1.0f + __expf(-v[i])) * w[i];
       }
     }
   }

@@ -55,18 +55,16 @@ __device__ __forceinline__ uint4 LoadShared(uint32_t address) {
   return x;
 }
 
-// A packed square matrix (rows of `stride` elements, zero-padded) into panels of
-// kRows rows and kCols columns.
+// Starts copying a packed square matrix (rows of `stride` elements, zero-padded) into
+// panels of kRows rows and kCols columns.
 template <int kRows, int kCols>
 __device__ void LoadMatrixPanels(const uint16_t* from, int stride, uint32_t to) {
   for (int i = threadIdx.x; i < kRows * kCols / 8; i += blockDim.x) {
     const int row = i / (kCols / 8);
     const int chunk = i % (kCols / 8);
-    uint4 x = {};
-    if (row < stride && chunk * 8 < stride) {
-      x = __ldg(reinterpret_cast<const uint4*>(from + row * stride + chunk * 8));
-    }
-    StoreShared(PanelAddress(to, kRows * 128, row, chunk), x);
+    const bool inside = row < stride && chunk * 8 < stride;
+    CopyAsync16(PanelAddress(to, kRows * 128, row, chunk),
+                inside ? from + row * stride + chunk * 8 : from, inside ? 16 : 0);
   }
 }
 
@@ -106,6 +104,7 @@ __global__ void __launch_bounds__(KronTile<kLeft, kRight>::kThreads,
   for (int i = rows * kRight / 8 + threadIdx.x; i < kLeft * kRight / 8; i += Tile::kThreads) {
     StoreShared(PanelAddress(x, Tile::kLeftPanel, i / (kRight / 8), i % (kRight / 8)), uint4{});
   }
+  CopyAsyncCommit();
   const float top = static_cast<float>((1 << (args.bits - 1)) - 1);
 
   for (int64_t token = blockIdx.x; token < args.tokens; token += gridDim.x) {
@@ -132,6 +131,7 @@ __global__ void __launch_bounds__(KronTile<kLeft, kRight>::kThreads,
         StoreShared(PanelAddress(x, Tile::kLeftPanel, at / (kRight / 8), at % (kRight / 8)), word);
       }
     }
+    CopyAsyncWait<0>();  // the matrices, before the first token
     FenceAsyncProxy();
     __syncthreads();
 

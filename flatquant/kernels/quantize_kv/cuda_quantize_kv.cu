@@ -1,0 +1,239 @@
+#include "flatquant/kernels/quantize_kv/cuda_quantize_kv.h"
+
+#include "flatquant/base/error.h"
+#include "flatquant/kernels/cuda/device.cuh"
+#include "flatquant/kernels/cuda/element.cuh"
+#include "flatquant/kernels/cuda/head_dim.cuh"
+#include "flatquant/kernels/cuda/tensor_core.cuh"
+
+namespace flatquant {
+namespace {
+
+constexpr int kWarps = 4;
+
+// A warp holds 16 tokens' vectors of one head: v[j][2 h + i] is token g + 8 h, element
+// 8 j + 2 c + i, which is how mma.sync takes its first operand and gives its result.
+template <int kDim>
+using Vectors = float[kDim / 8][4];
+
+struct Rows {
+  int64_t token[2];  // of rows g and g + 8
+  bool inside[2];
+};
+
+template <typename T, int kDim>
+__device__ void Load(const CudaQuantizeKvArgs& args, const Rows& rows, int64_t head,
+                     Vectors<kDim>& v) {
+  const int c = threadIdx.x % 4;
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    const T* from =
+        static_cast<const T*>(args.qkv) + rows.token[h] * args.qkv_stride + head * kDim + 2 * c;
+#pragma unroll
+    for (int j = 0; j < kDim / 8; ++j) {
+      float2 pair = {};
+      if (rows.inside[h]) {
+        pair = cuda::Element<T>::ToFloat2(__ldg(reinterpret_cast<const uint32_t*>(from + 8 * j)));
+      }
+      v[j][2 * h] = pair.x;
+      v[j][2 * h + 1] = pair.y;
+    }
+  }
+}
+
+// Pairs (i, i + kDim / 2) are in the same thread, kDim / 16 blocks of eight apart.
+template <int kDim>
+__device__ void Rotate(const CudaQuantizeKvArgs& args, const Rows& rows, Vectors<kDim>& v) {
+  const int c = threadIdx.x % 4;
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    if (!rows.inside[h]) continue;
+    const int64_t at = args.positions[rows.token[h]] * int64_t{kDim / 2} + 2 * c;
+#pragma unroll
+    for (int j = 0; j < kDim / 16; ++j) {
+      const float2 cos = __ldg(reinterpret_cast<const float2*>(args.cos + at + 8 * j));
+      const float2 sin = __ldg(reinterpret_cast<const float2*>(args.sin + at + 8 * j));
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const float a = v[j][2 * h + i];
+        const float b = v[j + kDim / 16][2 * h + i];
+        const float turn_cos = i == 0 ? cos.x : cos.y;
+        const float turn_sin = i == 0 ? sin.x : sin.y;
+        v[j][2 * h + i] = a * turn_cos - b * turn_sin;
+        v[j + kDim / 16][2 * h + i] = b * turn_cos + a * turn_sin;
+      }
+    }
+  }
+}
+
+// v = v P, operands rounded to T.
+template <typename T, int kDim>
+__device__ void Transform(const void* packed, Vectors<kDim>& v) {
+  const uint4* fragments = static_cast<const uint4*>(packed) + threadIdx.x % 32;
+  uint32_t a[kDim / 16][4];
+#pragma unroll
+  for (int s = 0; s < kDim / 16; ++s) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float* pair = v[2 * s + i / 2] + i % 2 * 2;
+      a[s][i] = cuda::Element<T>::Pack(pair[0], pair[1]);
+    }
+  }
+#pragma unroll
+  for (int j = 0; j < kDim / 8; ++j) {
+    float d[4] = {};
+#pragma unroll
+    for (int s = 0; s < kDim / 32; ++s) {
+      const uint4 b = __ldg(fragments + (j * (kDim / 32) + s) * 32);
+      cuda::Mma16<T>(d, a[2 * s], b.x, b.y);
+      cuda::Mma16<T>(d, a[2 * s + 1], b.z, b.w);
+    }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) v[j][i] = d[i];
+  }
+}
+
+// Over the four lanes that share a row.
+template <typename Combine>
+__device__ float AcrossRow(float x, const Combine& combine) {
+  x = combine(x, __shfl_xor_sync(~0u, x, 1));
+  return combine(x, __shfl_xor_sync(~0u, x, 2));
+}
+
+// Lane c of four holds byte i of four words: afterwards it holds word c, whose byte i
+// came from lane i.
+__device__ uint32_t TransposeBytes(uint32_t word) {
+  const int c = threadIdx.x % 4;
+  uint32_t other = __shfl_xor_sync(~0u, word, 1);
+  word = __byte_perm(word, other, c % 2 == 0 ? 0x6240 : 0x3715);
+  other = __shfl_xor_sync(~0u, word, 2);
+  return __byte_perm(word, other, c < 2 ? 0x5410 : 0x3276);
+}
+
+template <int kDim>
+__device__ void Quantize(const CudaQuantizeKvArgs& args, const Rows& rows, const CudaKvPlane& plane,
+                         KronClip clip, int64_t head, const Vectors<kDim>& v) {
+  const int c = threadIdx.x % 4;
+  const float top = static_cast<float>((1 << plane.bits) - 1);
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    float lo = 0;
+    float hi = 0;
+#pragma unroll
+    for (int j = 0; j < kDim / 8; ++j) {
+      lo = fminf(lo, fminf(v[j][2 * h], v[j][2 * h + 1]));
+      hi = fmaxf(hi, fmaxf(v[j][2 * h], v[j][2 * h + 1]));
+    }
+    lo = clip.min * AcrossRow(lo, [](float a, float b) { return fminf(a, b); });
+    hi = clip.max * AcrossRow(hi, [](float a, float b) { return fmaxf(a, b); });
+    float scale = __fdiv_rn(hi - lo, top);
+    float zero = 0;
+    if (scale > 0) {
+      zero = rintf(__fdiv_rn(-lo, scale));
+    } else {
+      scale = 1;
+    }
+    const float inverse = 1.0f / scale;
+    uint32_t words[kDim / 32];
+#pragma unroll
+    for (int q = 0; q < kDim / 32; ++q) {
+      uint32_t bytes = 0;
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const float* pair = v[4 * q + i] + 2 * h;
+        const float even = fminf(fmaxf(rintf(pair[0] * inverse) + zero, 0.0f), top);
+        const float odd = fminf(fmaxf(rintf(pair[1] * inverse) + zero, 0.0f), top);
+        bytes |= (static_cast<uint32_t>(even) | static_cast<uint32_t>(odd) << 4) << (8 * i);
+      }
+      words[q] = TransposeBytes(bytes);
+    }
+    if (!rows.inside[h]) continue;
+    const int64_t index = (args.slots[rows.token[h]] * plane.heads + head) * plane.capacity +
+                          args.positions[rows.token[h]];
+    uint32_t* out = reinterpret_cast<uint32_t*>(plane.data + index * (kDim / 2));
+#pragma unroll
+    for (int q = 0; q < kDim / 32; ++q) out[4 * q + c] = words[q];
+    if (c == 0) {
+      plane.scale[index] = scale;
+      plane.zero[index] = static_cast<uint8_t>(zero);
+    }
+  }
+}
+
+// blockIdx.y: a head of Q, K or V, in their order in qkv.
+template <typename T, int kDim>
+__global__ void __launch_bounds__(kWarps * 32)
+    QuantizeKvKernel(const __grid_constant__ CudaQuantizeKvArgs args) {
+  const int64_t first = (blockIdx.x * int64_t{kWarps} + threadIdx.x / 32) * 16;
+  if (first >= args.tokens) return;
+  Rows rows;
+  for (int h = 0; h < 2; ++h) {
+    rows.token[h] = first + threadIdx.x % 32 / 4 + 8 * h;
+    rows.inside[h] = rows.token[h] < args.tokens;
+  }
+  const int64_t head = blockIdx.y;
+  const bool is_q = head < args.heads;
+  const bool is_v = head >= args.heads + args.k.heads;
+  Vectors<kDim> v;
+  Load<T, kDim>(args, rows, head, v);
+  if (!is_v && args.cos != nullptr) Rotate<kDim>(args, rows, v);
+  const void* transform = is_q ? args.q_transform : is_v ? nullptr : args.k_transform;
+  if (transform != nullptr) Transform<T, kDim>(transform, v);
+  if (!is_q) {
+    Quantize<kDim>(args, rows, is_v ? args.v : args.k, is_v ? args.v_clip : args.k_clip,
+                   head - args.heads - (is_v ? args.k.heads : 0), v);
+    return;
+  }
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    if (!rows.inside[h]) continue;
+    T* to =
+        static_cast<T*>(args.q) + (rows.token[h] * args.heads + head) * kDim + threadIdx.x % 4 * 2;
+#pragma unroll
+    for (int j = 0; j < kDim / 8; ++j) {
+      *reinterpret_cast<uint32_t*>(to + 8 * j) =
+          cuda::Element<T>::Pack(v[j][2 * h], v[j][2 * h + 1]);
+    }
+  }
+}
+
+// Fragments of P^T as mma.sync's second operand: for eight columns j and 32 rows s, lane
+// (g, c) has 16 bytes, P[32 s + {2c, 8 + 2c, 16 + 2c, 24 + 2c} + {0, 1}][8 j + g].
+template <typename T>
+__global__ void PackHeadTransformKernel(const float* matrix, int dim, T* packed) {
+  const int index = blockIdx.x * blockDim.x + threadIdx.x;
+  if (index >= dim * dim) return;
+  const int lane = index / 8 % 32;
+  const int block = index / 256;
+  const int row = block % (dim / 32) * 32 + index % 8 / 2 * 8 + lane % 4 * 2 + index % 2;
+  const int col = block / (dim / 32) * 8 + lane / 4;
+  packed[index] = cuda::Element<T>::FromFloat(matrix[row * dim + col]);
+}
+
+}  // namespace
+
+void CudaPackHeadTransform(const float* matrix, int64_t head_dim, DType dtype, void* packed,
+                           CudaStream stream) {
+  cuda::ForElement(dtype, [&](auto element) {
+    PackHeadTransformKernel<<<static_cast<unsigned>(CeilDiv(head_dim * head_dim, 256)), 256, 0,
+                              stream>>>(matrix, static_cast<int>(head_dim),
+                                        static_cast<decltype(element)*>(packed));
+  });
+  CheckCudaLaunch("CudaPackHeadTransform");
+}
+
+void CudaQuantizeKv(const CudaQuantizeKvArgs& args, CudaStream stream) {
+  FLATQUANT_CHECK(args.k.bits <= 4 && args.v.bits <= 4 && args.k.heads == args.v.heads);
+  if (args.tokens == 0) return;
+  const dim3 grid(static_cast<unsigned>(CeilDiv(args.tokens, 16 * kWarps)),
+                  static_cast<unsigned>(args.heads + 2 * args.k.heads));
+  cuda::ForHeadDim(args.k.head_dim, [&](auto dim) {
+    cuda::ForElement(args.dtype, [&](auto element) {
+      QuantizeKvKernel<decltype(element), decltype(dim)::value>
+          <<<grid, kWarps * 32, 0, stream>>>(args);
+    });
+  });
+  CheckCudaLaunch("CudaQuantizeKv");
+}
+
+}  // namespace flatquant

@@ -1,0 +1,55 @@
+#pragma once
+
+#include <cstdint>
+
+#include "flatquant/base/dtype.h"
+#include "flatquant/kernels/cuda/stream.h"
+#include "flatquant/kernels/kron_quantize/kron_quantize.h"
+
+namespace flatquant {
+
+// The K or the V cache of one layer on a GPU, for several sequences: each has a slot.
+// As KvPlane with 2..4 bits (nibbles, even element low), and a slot in front: the
+// vector of slot s, KV head h and position p is number (s * heads + h) * capacity + p.
+// Quantized elements stand for (q - zero) * scale.
+struct CudaKvPlane {
+  int bits = 4;  // 2..4
+  int64_t heads = 0;
+  int64_t head_dim = 0;     // 64 or 128
+  int64_t capacity = 0;     // positions per slot
+  uint8_t* data = nullptr;  // [slots, heads, capacity, head_dim / 2], 16-byte aligned
+  float* scale = nullptr;   // [slots, heads, capacity]
+  uint8_t* zero = nullptr;  // [slots, heads, capacity]
+};
+
+// What follows the q, k and v projections, in one kernel: rotary embedding of Q and K
+// (rope.h), the transforms of both (x P, P of [head_dim, head_dim]), and K and V into
+// the cache as quantize_kv.h says. Q, transformed, goes to `q`.
+struct CudaQuantizeKvArgs {
+  DType dtype = DType::kF16;  // of qkv and q: kF16 or kBF16
+  const void* qkv = nullptr;  // [tokens, qkv_stride]: heads of Q, then K's, then V's
+  int64_t qkv_stride = 0;     // elements, even
+  int64_t tokens = 0;
+  int64_t heads = 0;                   // of Q
+  const int32_t* positions = nullptr;  // [tokens], below the planes' capacity
+  const int32_t* slots = nullptr;      // [tokens]
+  const float* cos = nullptr;          // [positions, head_dim / 2]; nullptr: no rotation
+  const float* sin = nullptr;
+  const void* q_transform = nullptr;  // CudaPackHeadTransform's, or nullptr
+  const void* k_transform = nullptr;
+  KronClip k_clip;
+  KronClip v_clip;
+  CudaKvPlane k;  // of equal heads and head_dim
+  CudaKvPlane v;
+  void* q = nullptr;  // [tokens, heads, head_dim]
+};
+
+// Errors: cuda.unsupported_head_dim.
+void CudaQuantizeKv(const CudaQuantizeKvArgs& args, CudaStream stream);
+
+// Brings P, float [head_dim, head_dim], into the kernel's layout and type:
+// head_dim * head_dim * 2 bytes, 16-byte aligned. Once at load.
+void CudaPackHeadTransform(const float* matrix, int64_t head_dim, DType dtype, void* packed,
+                           CudaStream stream);
+
+}  // namespace flatquant

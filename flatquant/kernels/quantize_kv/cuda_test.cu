@@ -1,0 +1,210 @@
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "flatquant/kernels/cuda/element.cuh"
+#include "flatquant/kernels/cuda/testing.cuh"
+#include "flatquant/kernels/quantize_kv/cuda_quantize_kv.h"
+
+namespace flatquant {
+namespace {
+
+using cuda_testing::Host;
+
+struct Case {
+  int64_t tokens, heads, kv_heads, dim, capacity, stride;
+  int bits;
+  bool rotates, transforms;
+  KronClip k_clip, v_clip;
+  std::vector<int32_t> positions, slots;
+  std::vector<float> cos, sin, q_matrix, k_matrix;
+};
+
+Case RandomCase(Rng& rng) {
+  Case c;
+  c.tokens = cuda_testing::RandomSize(rng, 150);
+  c.kv_heads = 1 + static_cast<int64_t>(rng.Below(3));
+  c.heads = c.kv_heads * (1 + static_cast<int64_t>(rng.Below(3)));
+  c.dim = rng.Below(2) == 0 ? 64 : 128;
+  c.capacity = c.tokens + static_cast<int64_t>(rng.Below(30));
+  c.stride = (c.heads + 2 * c.kv_heads) * c.dim + 2 * static_cast<int64_t>(rng.Below(3));
+  c.bits = 2 + static_cast<int>(rng.Below(3));
+  c.rotates = rng.Below(4) != 0;
+  c.transforms = rng.Below(4) != 0;
+  c.k_clip = {static_cast<float>(0.7 + 0.3 * rng.Uniform()),
+              static_cast<float>(0.7 + 0.3 * rng.Uniform())};
+  c.v_clip = {static_cast<float>(0.7 + 0.3 * rng.Uniform()),
+              static_cast<float>(0.7 + 0.3 * rng.Uniform())};
+  // Two sequences whose tokens alternate.
+  for (int64_t t = 0; t < c.tokens; ++t) {
+    c.positions.push_back(static_cast<int32_t>(c.capacity - 1 - t / 2));
+    c.slots.push_back(static_cast<int32_t>(t % 2));
+  }
+  for (int64_t i = 0; i < c.capacity * c.dim / 2; ++i) {
+    const double angle = 10 * rng.Normal();
+    c.cos.push_back(static_cast<float>(std::cos(angle)));
+    c.sin.push_back(static_cast<float>(std::sin(angle)));
+  }
+  c.q_matrix =
+      cuda_testing::RandomFloats(rng, c.dim * c.dim, 1 / std::sqrt(static_cast<double>(c.dim)));
+  c.k_matrix =
+      cuda_testing::RandomFloats(rng, c.dim * c.dim, 1 / std::sqrt(static_cast<double>(c.dim)));
+  return c;
+}
+
+// A vector after rotation and transform, and the root of squares of its terms.
+struct Expected {
+  std::vector<double> y, size;
+};
+
+Expected Apply(const Case& c, std::vector<double> x, int64_t token, bool rotates,
+               const std::vector<float>* matrix) {
+  const size_t n = x.size();
+  if (rotates) {
+    const std::vector<double> in = x;
+    for (size_t i = 0; i < n / 2; ++i) {
+      const size_t at = static_cast<size_t>(c.positions[static_cast<size_t>(token)]) * n / 2 + i;
+      x[i] = in[i] * c.cos[at] - in[i + n / 2] * c.sin[at];
+      x[i + n / 2] = in[i + n / 2] * c.cos[at] + in[i] * c.sin[at];
+    }
+  }
+  Expected out = {x, std::vector<double>(n, 0.0)};
+  if (matrix == nullptr) return out;
+  for (size_t j = 0; j < n; ++j) {
+    double sum = 0, square = 0;
+    for (size_t k = 0; k < n; ++k) {
+      const double term = x[k] * (*matrix)[k * n + j];
+      sum += term;
+      square += term * term;
+    }
+    out.y[j] = sum;
+    out.size[j] = std::sqrt(square);
+  }
+  return out;
+}
+
+struct Plane {
+  DeviceBuffer<uint8_t> data, zero;
+  DeviceBuffer<float> scale;
+  Plane(const Case& c)
+      : data(static_cast<size_t>(2 * c.kv_heads * c.capacity * c.dim / 2)),
+        zero(static_cast<size_t>(2 * c.kv_heads * c.capacity)),
+        scale(static_cast<size_t>(2 * c.kv_heads * c.capacity)) {
+    data.Fill(0xff);
+    zero.Fill(0xff);
+    scale.Fill(0xff);
+  }
+  CudaKvPlane view(const Case& c) const {
+    return {c.bits, c.kv_heads, c.dim, c.capacity, data.get(), scale.get(), zero.get()};
+  }
+};
+
+template <typename T>
+void RunCase(Rng& rng) {
+  const Case c = RandomCase(rng);
+  SCOPED_TRACE(::testing::Message()
+               << c.tokens << " tokens, " << c.heads << " heads, " << c.kv_heads
+               << " KV heads, head_dim " << c.dim << ", " << c.bits << " bits");
+  const std::vector<T> qkv = cuda_testing::RandomElements<T>(rng, c.tokens * c.stride, 2.0);
+  const DeviceBuffer<T> qkv_device(qkv);
+  const DeviceBuffer<int32_t> positions(c.positions), slots(c.slots);
+  const DeviceBuffer<float> cos(c.cos), sin(c.sin), q_matrix(c.q_matrix), k_matrix(c.k_matrix);
+  const DeviceBuffer<T> q_packed(c.q_matrix.size()), k_packed(c.k_matrix.size());
+  const DType dtype = cuda::Element<T>::kDType;
+  CudaPackHeadTransform(q_matrix.get(), c.dim, dtype, q_packed.get(), nullptr);
+  CudaPackHeadTransform(k_matrix.get(), c.dim, dtype, k_packed.get(), nullptr);
+  const Plane k(c), v(c);
+  DeviceBuffer<T> q(static_cast<size_t>(c.tokens * c.heads * c.dim));
+  q.Fill(0xff);
+  CudaQuantizeKvArgs args;
+  args.dtype = dtype;
+  args.qkv = qkv_device.get();
+  args.qkv_stride = c.stride;
+  args.tokens = c.tokens;
+  args.heads = c.heads;
+  args.positions = positions.get();
+  args.slots = slots.get();
+  args.cos = c.rotates ? cos.get() : nullptr;
+  args.sin = sin.get();
+  args.q_transform = c.transforms ? q_packed.get() : nullptr;
+  args.k_transform = c.transforms ? k_packed.get() : nullptr;
+  args.k_clip = c.k_clip;
+  args.v_clip = c.v_clip;
+  args.k = k.view(c);
+  args.v = v.view(c);
+  args.q = q.get();
+  CudaQuantizeKv(args, nullptr);
+  const std::vector<T> q_host = q.Download();
+  struct Host2 {
+    std::vector<uint8_t> data, zero;
+    std::vector<float> scale;
+  };
+  const Host2 host[2] = {{k.data.Download(), k.zero.Download(), k.scale.Download()},
+                         {v.data.Download(), v.zero.Download(), v.scale.Download()}};
+
+  cuda_testing::Worst worst_q, worst_scale, worst_code;
+  const double top = (1 << c.bits) - 1;
+  for (int64_t t = 0; t < c.tokens; ++t) {
+    for (int64_t head = 0; head < c.heads + 2 * c.kv_heads; ++head) {
+      const bool is_q = head < c.heads;
+      const bool is_v = head >= c.heads + c.kv_heads;
+      std::vector<double> x;
+      for (int64_t i = 0; i < c.dim; ++i) {
+        x.push_back(Host<T>::To(qkv[static_cast<size_t>(t * c.stride + head * c.dim + i)]));
+      }
+      const Expected expected = Apply(c, x, t, !is_v && c.rotates,
+                                      is_v || !c.transforms ? nullptr
+                                      : is_q                ? &c.q_matrix
+                                                            : &c.k_matrix);
+      // A term has roundings of its vector's and its matrix's element: ten standard
+      // deviations of their sum; and a result in T one more.
+      std::vector<double> tolerance;
+      double most = 0, lo = 0, hi = 0;
+      for (size_t i = 0; i < x.size(); ++i) {
+        tolerance.push_back(Host<T>::kEpsilon * 8.2 * expected.size[i] +
+                            1e-6 * (1 + std::abs(expected.y[i])));
+        most = std::max(most, tolerance.back());
+        lo = std::min(lo, expected.y[i]);
+        hi = std::max(hi, expected.y[i]);
+      }
+      if (is_q) {
+        for (size_t i = 0; i < x.size(); ++i) {
+          const size_t at = static_cast<size_t>((t * c.heads + head) * c.dim) + i;
+          worst_q.Compare(Host<T>::To(q_host[at]), expected.y[i],
+                          tolerance[i] + Host<T>::kEpsilon * std::abs(expected.y[i]), t, head);
+        }
+        continue;
+      }
+      const int64_t kv_head = head - c.heads - (is_v ? c.kv_heads : 0);
+      const KronClip clip = is_v ? c.v_clip : c.k_clip;
+      const Host2& plane = host[is_v ? 1 : 0];
+      const size_t vector = static_cast<size_t>(
+          (c.slots[static_cast<size_t>(t)] * c.kv_heads + kv_head) * c.capacity +
+          c.positions[static_cast<size_t>(t)]);
+      const double scale = plane.scale[vector];
+      const double zero = plane.zero[vector];
+      worst_scale.Compare(scale, (clip.max * hi - clip.min * lo) / top, (2 * most + 1e-5) / top, t,
+                          head);
+      worst_scale.Compare(zero, -clip.min * lo / scale, 0.5 + 1e-4 + most / scale, t, head);
+      for (size_t i = 0; i < x.size(); ++i) {
+        const uint8_t byte = plane.data[vector * static_cast<size_t>(c.dim / 2) + i / 2];
+        const double code = i % 2 == 0 ? byte & 15 : byte >> 4;
+        const double exact = std::min(std::max(expected.y[i] / scale + zero, 0.0), top);
+        worst_code.Compare(code, exact, 0.5 + 1e-4 + tolerance[i] / scale, t, head);
+      }
+    }
+  }
+  worst_q.Check();
+  worst_scale.Check();
+  worst_code.Check();
+}
+
+TEST(CudaQuantizeKvTest, MatchesTheFormula) {
+  FLATQUANT_NEEDS_CUDA();
+  cuda_testing::ForEachCase(
+      20, [](Rng& rng) { rng.Below(2) == 0 ? RunCase<__half>(rng) : RunCase<__nv_bfloat16>(rng); });
+}
+
+}  // namespace
+}  // namespace flatquant
