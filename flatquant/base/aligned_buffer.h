@@ -4,9 +4,13 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
-#include <new>
 
 namespace flatquant {
+
+// `bytes` (> 0) of zeroed memory on a cache-line boundary, for std::free; large ones
+// on huge pages where the system grants them, since whoever streams weights through
+// small pages waits for address translations. Throws std::bad_alloc.
+void* AllocateZeroed(size_t bytes);
 
 // Owns n elements of a trivial type, 64-byte aligned (a cache line and an
 // AVX-512 vector) and zeroed. Movable, not copyable.
@@ -19,10 +23,7 @@ class AlignedBuffer {
   explicit AlignedBuffer(size_t n) : size_(n) {
     if (n == 0) return;
     const size_t bytes = (n * sizeof(T) + kAlignment - 1) / kAlignment * kAlignment;
-    T* memory = static_cast<T*>(std::aligned_alloc(kAlignment, bytes));
-    if (memory == nullptr) throw std::bad_alloc();
-    std::memset(static_cast<void*>(memory), 0, bytes);
-    data_.reset(memory);
+    data_.reset(static_cast<T*>(AllocateZeroed(bytes)));
   }
 
   T* data() { return data_.get(); }

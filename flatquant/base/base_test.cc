@@ -1,11 +1,15 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <cstdio>
+#include <fstream>
 #include <limits>
 #include <string>
 #include <vector>
 
+#include "flatquant/base/aligned_buffer.h"
 #include "flatquant/base/checked.h"
 #include "flatquant/base/error.h"
 #include "flatquant/base/file.h"
@@ -97,6 +101,58 @@ TEST(MappedFileTest, EmptyAndMissing) {
   EXPECT_TRUE(MappedFile::Open(folder / "empty").bytes().empty());
   EXPECT_THROW(MappedFile::Open(folder / "missing"), Error);
   EXPECT_THROW(MappedFile::Open(folder), Error);
+}
+
+// Resident kilobytes of the mapping at an address.
+long ResidentKilobytes(const void* address) {
+  std::ifstream maps("/proc/self/smaps");
+  std::string line;
+  bool here = false;
+  while (std::getline(maps, line)) {
+    unsigned long begin, end;
+    if (std::sscanf(line.c_str(), "%lx-%lx ", &begin, &end) == 2) {
+      const auto at = reinterpret_cast<unsigned long>(address);
+      here = begin <= at && at < end;
+    }
+    if (here && line.starts_with("Rss:")) return std::stol(line.substr(4));
+  }
+  return -1;
+}
+
+TEST(MappedFileTest, ReleasedPagesComeBackFromTheFile) {
+  const auto folder = testing::ScratchFolder();
+  {
+    AtomicFile file(folder / "big");
+    file.Write(std::string(1 << 20, 'x'));
+    file.Commit();
+  }
+  const MappedFile file = MappedFile::Open(folder / "big");
+  const auto sum = [&] {
+    long total = 0;
+    for (std::byte byte : file.bytes()) total += static_cast<long>(byte);
+    return total;
+  };
+  EXPECT_EQ(sum(), 'x' * (1l << 20));
+  EXPECT_GE(ResidentKilobytes(file.bytes().data()), 1024);
+  MappedFile::ReleasePages(file.bytes().data(), file.bytes().size());
+  EXPECT_LT(ResidentKilobytes(file.bytes().data()), 64);
+  EXPECT_EQ(sum(), 'x' * (1l << 20));
+  // Memory that no file is behind keeps its contents.
+  const std::vector<std::byte> own(1 << 20, std::byte{7});
+  MappedFile::ReleasePages(own.data(), own.size());
+  EXPECT_EQ(own[own.size() / 2], std::byte{7});
+  // Nor does a range that leaves the file.
+  MappedFile::ReleasePages(file.bytes().data(), file.bytes().size() + 1);
+  EXPECT_GE(ResidentKilobytes(file.bytes().data()), 1024);
+}
+
+TEST(AlignedBufferTest, IsZeroedAndAligned) {
+  for (size_t n : {1u, 100u, 3u << 20}) {
+    AlignedBuffer<uint8_t> buffer(n);
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(buffer.data()) % 64, 0u);
+    for (size_t i = 0; i < n; ++i) ASSERT_EQ(buffer[i], 0);
+    std::fill(buffer.begin(), buffer.end(), uint8_t{9});  // so that reuse would show
+  }
 }
 
 TEST(RngTest, BelowIsInRangeAndUniformIsUniform) {

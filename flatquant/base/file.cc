@@ -6,7 +6,10 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdint>
 #include <cstring>
+#include <map>
+#include <mutex>
 #include <utility>
 
 #include "flatquant/base/error.h"
@@ -47,7 +50,34 @@ Descriptor OpenForReading(const std::filesystem::path& path, size_t* size) {
   return Descriptor(descriptor);
 }
 
+// The maps that are alive, by their first address.
+struct LiveMaps {
+  std::mutex mutex;
+  std::map<uintptr_t, size_t> sizes;
+};
+
+LiveMaps& Maps() {
+  static LiveMaps* maps = new LiveMaps;  // outlives every static MappedFile
+  return *maps;
+}
+
 }  // namespace
+
+void MappedFile::ReleasePages(const std::byte* data, size_t bytes) {
+  const auto begin = reinterpret_cast<uintptr_t>(data);
+  const uintptr_t end = begin + bytes;
+  LiveMaps& maps = Maps();
+  const std::lock_guard lock(maps.mutex);
+  auto found = maps.sizes.upper_bound(begin);
+  if (found == maps.sizes.begin()) return;
+  --found;
+  if (end > found->first + found->second) return;
+  // Pages that the range shares with its neighbours stay.
+  const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const uintptr_t first = (begin + page - 1) / page * page;
+  const uintptr_t last = end / page * page;
+  if (first < last) ::madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
+}
 
 MappedFile MappedFile::Open(const std::filesystem::path& path) {
   MappedFile file;
@@ -60,6 +90,9 @@ MappedFile MappedFile::Open(const std::filesystem::path& path) {
     Fail("file.map", path, "cannot map into memory", "check the memory limits");
   }
   file.data_ = static_cast<const std::byte*>(memory);
+  LiveMaps& maps = Maps();
+  const std::lock_guard lock(maps.mutex);
+  maps.sizes.emplace(reinterpret_cast<uintptr_t>(memory), file.size_);
   return file;
 }
 
@@ -73,7 +106,11 @@ MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
 }
 
 MappedFile::~MappedFile() {
-  if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);
+  if (data_ == nullptr) return;
+  LiveMaps& maps = Maps();
+  const std::lock_guard lock(maps.mutex);  // the address may be another map's at once
+  maps.sizes.erase(reinterpret_cast<uintptr_t>(data_));
+  ::munmap(const_cast<std::byte*>(data_), size_);
 }
 
 AtomicFile::AtomicFile(std::filesystem::path path) : path_(std::move(path)) {

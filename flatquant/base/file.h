@@ -21,6 +21,11 @@ class MappedFile {
   ~MappedFile();
 
   std::span<const std::byte> bytes() const { return {data_, size_}; }
+
+  // Gives the memory behind [data, data + bytes) back to the system, if it belongs to
+  // a MappedFile: the pages are read again from the file when they are next touched.
+  // Other memory is left alone, so that the owner of a view need not be known.
+  static void ReleasePages(const std::byte* data, size_t bytes);
   const std::filesystem::path& path() const { return path_; }
 
  private:

@@ -12,6 +12,10 @@ namespace flatquant {
 PackedLinear HeadLinear(const PackedModel& model);
 PackedLinear EmbeddingTable(const PackedModel& model);
 
+// The activation that enters a quantized output projection is quantized too, so that
+// integers are multiplied: 8 bits per token change no digit that a perplexity shows.
+inline constexpr int kHeadActBits = 8;
+
 // Rounds the output projection, which must be float, to integers of `bits` (2..8)
 // with one scale per row; a tied embedding with it. 8 bits take the row's largest
 // magnitude as the last step; fewer bits search the range of the least squared error.

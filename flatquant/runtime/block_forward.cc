@@ -3,23 +3,16 @@
 #include <cmath>
 
 #include "flatquant/kernels/attention/attention.h"
-#include "flatquant/kernels/embedding/embedding.h"
 #include "flatquant/kernels/quantize_kv/quantize_kv.h"
 #include "flatquant/kernels/rms_norm/rms_norm.h"
 #include "flatquant/kernels/rope/rope.h"
-#include "flatquant/kernels/swiglu/swiglu.h"
+#include "flatquant/runtime/head.h"
 
 namespace flatquant {
 namespace {
 
 AlignedBuffer<float> Floats(int64_t tokens, int64_t width) {
   return AlignedBuffer<float>(static_cast<size_t>(tokens * width));
-}
-
-void AddTo(float* stream, const float* update, int64_t n, ThreadPool& pool) {
-  pool.ParallelFor(static_cast<size_t>(n), 32768, [&](size_t begin, size_t end) {
-    for (size_t i = begin; i < end; ++i) stream[i] += update[i];
-  });
 }
 
 // What one block's steps share.
@@ -32,10 +25,32 @@ struct BlockPass {
   Workspace& work;
   ThreadPool& pool;
 
+  SiteOutput Enter(Site site, const float* x, const KronInputStage& before) {
+    const PhaseTimer timer(work.profile, Phase::kSites);
+    return ApplySite(block.site(site), x, before, tokens, work.site, pool);
+  }
+
+  // A site that reads the norm of the stream.
+  SiteOutput EnterNormed(Site site, const AlignedBuffer<float>& norm) {
+    return Enter(site, work.stream.data(),
+                 {.norm_weight = norm.data(), .norm_eps = model.config.rms_eps});
+  }
+
+  void Multiply(std::initializer_list<LinearCall> calls, const SiteOutput& input) {
+    const PhaseTimer timer(work.profile, Phase::kLinears);
+    ApplyLinears(calls, input, pool);
+  }
+
+  void AddToStream(Linear which, const SiteOutput& input) {
+    const PhaseTimer timer(work.profile, Phase::kLinears);
+    AddLinear(block.linear(which), input, work.stream.data(), pool);
+  }
+
   // Per-head norm (Qwen3), then rotation, then the cache's transform; the result
   // is in x or, when there is a transform, in work.mixed.
   const float* PrepareHeads(float* x, int64_t heads, const AlignedBuffer<float>& norm,
                             const KronTransform* transform) {
+    const PhaseTimer timer(work.profile, Phase::kCache);
     const int64_t head_dim = model.config.head_dim;
     if (norm.size() > 0) {
       RmsNorm({x, norm.data(), model.config.rms_eps, tokens * heads, head_dim, x}, pool);
@@ -81,46 +96,43 @@ struct BlockPass {
     Attention(args, pool);
   }
 
+  void StoreAll(const float* k, const float* v) {
+    const PhaseTimer timer(work.profile, Phase::kCache);
+    for (const Segment& segment : segments) Store(segment, k, v);
+  }
+
+  void AttendAll(const float* q, float* y) {
+    const PhaseTimer timer(work.profile, Phase::kAttention);
+    for (const Segment& segment : segments) Attend(segment, q, y);
+  }
+
   // work.stream += attention(norm(work.stream))
   void AttentionHalf() {
     const ModelConfig& config = model.config;
     const LoadedCache& cache = block.cache;
-    RmsNorm({work.stream.data(), block.input_norm.data(), config.rms_eps, tokens, config.hidden,
-             work.normed.data()},
-            pool);
-    const SiteOutput in =
-        ApplySite(block.site(Site::kAttnIn), work.normed.data(), tokens, work.site, pool);
-    ApplyLinear(block.linear(Linear::kQ), in, 0, work.q.data(), pool);
-    ApplyLinear(block.linear(Linear::kK), in, 1, work.k.data(), pool);
-    ApplyLinear(block.linear(Linear::kV), in, 2, work.v.data(), pool);
+    const SiteOutput in = EnterNormed(Site::kAttnIn, block.input_norm);
+    Multiply({{&block.linear(Linear::kQ), work.q.data()},
+              {&block.linear(Linear::kK), work.k.data()},
+              {&block.linear(Linear::kV), work.v.data()}},
+             in);
     const float* k = PrepareHeads(work.k.data(), config.kv_heads, block.k_norm,
                                   cache.has_k_transform ? &cache.k_transform : nullptr);
-    for (const Segment& segment : segments) Store(segment, k, work.v.data());
+    StoreAll(k, work.v.data());
     const float* q = PrepareHeads(work.q.data(), config.heads, block.q_norm,
                                   cache.has_q_transform ? &cache.q_transform : nullptr);
     // Q lies in one of the two; the other is free.
     float* mixed = q == work.q.data() ? work.mixed.data() : work.q.data();
-    for (const Segment& segment : segments) Attend(segment, q, mixed);
-    const SiteOutput out = ApplySite(block.site(Site::kAttnOut), mixed, tokens, work.site, pool);
-    ApplyLinear(block.linear(Linear::kO), out, 0, work.normed.data(), pool);
-    AddTo(work.stream.data(), work.normed.data(), tokens * config.hidden, pool);
+    AttendAll(q, mixed);
+    AddToStream(Linear::kO, Enter(Site::kAttnOut, mixed, {}));
   }
 
   // work.stream += mlp(norm(work.stream))
   void MlpHalf() {
-    const ModelConfig& config = model.config;
-    RmsNorm({work.stream.data(), block.post_attention_norm.data(), config.rms_eps, tokens,
-             config.hidden, work.normed.data()},
-            pool);
-    const SiteOutput in =
-        ApplySite(block.site(Site::kMlpIn), work.normed.data(), tokens, work.site, pool);
-    ApplyLinear(block.linear(Linear::kGate), in, 0, work.gate.data(), pool);
-    ApplyLinear(block.linear(Linear::kUp), in, 1, work.up.data(), pool);
-    Swiglu({work.gate.data(), work.up.data(), tokens, config.ffn, work.gate.data()}, pool);
-    const SiteOutput out =
-        ApplySite(block.site(Site::kMlpOut), work.gate.data(), tokens, work.site, pool);
-    ApplyLinear(block.linear(Linear::kDown), out, 0, work.normed.data(), pool);
-    AddTo(work.stream.data(), work.normed.data(), tokens * config.hidden, pool);
+    const SiteOutput in = EnterNormed(Site::kMlpIn, block.post_attention_norm);
+    Multiply({{&block.linear(Linear::kGate), work.gate.data()},
+              {&block.linear(Linear::kUp), work.up.data()}},
+             in);
+    AddToStream(Linear::kDown, Enter(Site::kMlpOut, work.gate.data(), {.up = work.up.data()}));
   }
 };
 
@@ -146,7 +158,6 @@ Workspace::Workspace(const LoadedModel& model, int64_t max_tokens)
     : tokens(max_tokens),
       ids(static_cast<size_t>(tokens)),
       stream(Floats(tokens, model.config.hidden)),
-      normed(Floats(tokens, model.config.hidden)),
       q(Floats(tokens, model.config.q_width())),
       k(Floats(tokens, model.config.kv_width())),
       v(Floats(tokens, model.config.kv_width())),
@@ -159,10 +170,12 @@ Workspace::Workspace(const LoadedModel& model, int64_t max_tokens)
 
 void RunSegments(const LoadedModel& model, std::span<const Segment> segments, int64_t tokens,
                  Workspace& workspace, ThreadPool& pool) {
-  Embedding({model.embedding.data, model.embedding.dtype, model.config.vocab, workspace.ids.data(),
-             tokens, model.config.hidden, workspace.stream.data()},
-            pool);
-  for (const Segment& segment : segments) SetRotation(model, segment, workspace);
+  {
+    const PhaseTimer timer(workspace.profile, Phase::kOther);
+    EmbedTokens(model, {workspace.ids.data(), static_cast<size_t>(tokens)}, workspace.stream.data(),
+                pool);
+    for (const Segment& segment : segments) SetRotation(model, segment, workspace);
+  }
   for (size_t layer = 0; layer < model.blocks.size(); ++layer) {
     BlockPass pass{model, model.blocks[layer], layer, segments, tokens, workspace, pool};
     pass.AttentionHalf();

@@ -7,6 +7,7 @@
 #include "flatquant/base/thread_pool.h"
 #include "flatquant/runtime/kv_cache.h"
 #include "flatquant/runtime/loaded_model.h"
+#include "flatquant/runtime/profile.h"
 #include "flatquant/runtime/site.h"
 
 namespace flatquant {
@@ -29,7 +30,6 @@ struct Workspace {
   int64_t tokens;
   AlignedBuffer<int32_t> ids;   // [tokens]
   AlignedBuffer<float> stream;  // [tokens, hidden], the residual stream
-  AlignedBuffer<float> normed;  // [tokens, hidden], also a linear's output
   AlignedBuffer<float> q;       // [tokens, q_width]
   AlignedBuffer<float> k;       // [tokens, kv_width]
   AlignedBuffer<float> v;       // [tokens, kv_width]
@@ -39,6 +39,7 @@ struct Workspace {
   AlignedBuffer<float> cos;     // [tokens, head_dim / 2]
   AlignedBuffer<float> sin;
   SiteBuffers site;
+  Profile* profile = nullptr;  // somebody else's; passes add their time to it
 };
 
 // Runs a pass of `tokens` rows, whose ids are in workspace.ids, through embedding

@@ -38,6 +38,8 @@ struct Engine::State {
   std::optional<Workspace> workspace;
   AlignedBuffer<float> logits;
   AlignedBuffer<float> logit_slice;
+  std::vector<TokenScore> scores;
+  Profile* profile = nullptr;
   // The pass that is being put together: segments and the rows that they take.
   std::vector<Segment> segments;
   int64_t rows = 0;
@@ -66,8 +68,21 @@ struct Engine::State {
 
   // Runs the pass; the result is the returned residual stream, [rows, hidden].
   float* RunPass() {
+    workspace->profile = profile;
     RunSegments(model, segments, rows, *workspace, *pool);
     return workspace->stream.data();
+  }
+
+  // logits [tokens, vocab] of the stream's first rows.
+  void FinishPass(const float* stream, int64_t tokens, float* out) {
+    const PhaseTimer timer(profile, Phase::kHead);
+    ComputeLogits(model, stream, tokens, out, workspace->site, *pool);
+  }
+
+  void FinishPass(const float* stream, std::span<const int32_t> targets,
+                  std::span<TokenScore> results) {
+    const PhaseTimer timer(profile, Phase::kHead);
+    ComputeTokenScores(model, stream, targets, results, logit_slice, workspace->site, *pool);
   }
 
   float* LogitsFor(size_t tokens) {
@@ -128,6 +143,17 @@ std::unique_ptr<Engine> Engine::FromSource(const SourceModel& model, const Engin
 const ModelConfig& Engine::config() const { return state_->model.config; }
 ThreadPool& Engine::pool() const { return *state_->pool; }
 uint64_t Engine::weight_bytes() const { return state_->model.bytes(); }
+uint64_t Engine::bytes_per_pass() const { return state_->model.bytes_per_pass(); }
+uint64_t Engine::block_bytes() const { return state_->model.block_bytes(); }
+bool Engine::multiplies_integers() const {
+  for (const LoadedBlock& block : state_->model.blocks) {
+    for (const LoadedLinear& linear : block.linears) {
+      if (!std::holds_alternative<GemmIntWeights>(linear.weights)) return false;
+    }
+  }
+  return true;
+}
+void Engine::set_profile(Profile* profile) const { state_->profile = profile; }
 
 std::span<const float> Engine::Forward(Sequence& sequence, std::span<const int32_t> tokens,
                                        Logits which) const {
@@ -144,7 +170,8 @@ std::span<const float> Engine::Forward(Sequence& sequence, std::span<const int32
   for (size_t begin = 0; begin < tokens.size();) {
     state.BeginPass(tokens.size() - begin);
     const size_t count = state.AddToPass(target, tokens.subspan(begin));
-    ComputeLogits(state.model, state.RunPass(), state.rows, logits + begin * vocab, *state.pool);
+    const float* stream = state.RunPass();
+    state.FinishPass(stream, state.rows, logits + begin * vocab);
     begin += count;
   }
   return {logits, tokens.size() * vocab};
@@ -184,8 +211,7 @@ std::span<const float> Engine::ForwardBatch(std::span<const BatchItem> batch) co
     for (size_t i = 0; i < item - done; ++i) {  // to the front; last_rows[i] >= i
       std::memmove(stream + i * hidden, stream + last_rows[i] * hidden, hidden * sizeof(float));
     }
-    ComputeLogits(model, stream, static_cast<int64_t>(item - done), logits + done * vocab,
-                  *state.pool);
+    state.FinishPass(stream, static_cast<int64_t>(item - done), logits + done * vocab);
   }
   return {logits, batch.size() * vocab};
 }
@@ -201,8 +227,10 @@ void Engine::TokenNll(Sequence& sequence, std::span<const int32_t> tokens,
     const size_t count = state.AddToPass(target, tokens.subspan(begin));
     // The text's last token has no successor to predict.
     const size_t predicted = std::min(count, tokens.size() - 1 - begin);
-    ComputeNll(state.model, state.RunPass(), tokens.subspan(begin + 1, predicted),
-               nll.subspan(begin, predicted), state.logit_slice, *state.pool);
+    state.scores.resize(predicted);
+    const float* stream = state.RunPass();
+    state.FinishPass(stream, tokens.subspan(begin + 1, predicted), state.scores);
+    for (size_t i = 0; i < predicted; ++i) nll[begin + i] = state.scores[i].nll;
     begin += count;
   }
 }
@@ -255,7 +283,7 @@ void Engine::Score(std::span<const ScoreItem> batch) const {
       std::memmove(stream + i * hidden, stream + scored_rows[i] * hidden, hidden * sizeof(float));
     }
     scores.resize(targets.size());
-    ComputeTokenScores(state.model, stream, targets, scores, state.logit_slice, *state.pool);
+    state.FinishPass(stream, targets, scores);
     auto next = scores.begin();
     for (const std::span<TokenScore> destination : destinations) {
       std::copy_n(next, destination.size(), destination.begin());

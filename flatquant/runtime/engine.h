@@ -10,6 +10,7 @@
 #include "flatquant/model/config.h"
 #include "flatquant/model/source_model.h"
 #include "flatquant/packed/packed_model.h"
+#include "flatquant/runtime/profile.h"
 #include "flatquant/runtime/token_scores.h"
 
 namespace flatquant {
@@ -56,6 +57,17 @@ class Engine {
 
   // Bytes of weights in memory.
   uint64_t weight_bytes() const;
+  // Of these, what every pass reads, whatever its tokens.
+  uint64_t bytes_per_pass() const;
+  uint64_t block_bytes() const;  // all blocks', of these
+
+  // Whether the blocks' linears multiply integers (weights and activations of at
+  // most 8 bits), all of them.
+  bool multiplies_integers() const;
+
+  // From now on the time that passes take is added to *profile, which the caller
+  // keeps; nullptr, as at the start, measures nothing.
+  void set_profile(Profile* profile) const;
 
   // Which positions' logits Forward returns.
   enum class Logits { kAll, kLast };

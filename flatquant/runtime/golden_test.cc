@@ -121,7 +121,7 @@ TEST(BF16Fixture, LogitsAgreeWithTransformersGivenItsRoundedFrequencies) {
     std::copy_n(golden.ids.data() + row * golden.length, golden.length, work.ids.data());
     const Segment segment{&cache, 0, 0, golden.length};
     RunSegments(model, {&segment, 1}, golden.length, work, pool);
-    ComputeLogits(model, work.stream.data(), golden.length, logits.data(), pool);
+    ComputeLogits(model, work.stream.data(), golden.length, logits.data(), work.site, pool);
     const float* expected = golden.logits.data() + row * golden.length * golden.vocab;
     for (size_t i = 0; i < logits.size(); ++i) {
       worst = std::max(worst, std::abs(static_cast<double>(logits[i]) - expected[i]));

@@ -18,7 +18,7 @@ KvCache::Plane KvCache::MakePlane(const LoadedModel& model, int bits, int64_t ca
   Plane plane;
   KvPlane& view = plane.view;
   const bool is_float = bits > 8;
-  const bool is_bf16 = model.lm_head.math == GemmFloatMath::kBF16;
+  const bool is_bf16 = model.math == GemmFloatMath::kBF16;
   view.format = is_float ? (is_bf16 ? KvFormat::kBF16 : KvFormat::kF32)
                          : (bits <= 4 ? KvFormat::kNibble : KvFormat::kByte);
   view.bits = bits;

@@ -4,6 +4,8 @@
 #include <utility>
 
 #include "flatquant/base/error.h"
+#include "flatquant/base/file.h"
+#include "flatquant/packed/head.h"
 
 namespace flatquant {
 namespace {
@@ -46,6 +48,8 @@ FloatWeights LoadFloats(const Tensor& weight, const PackedLinear* linear, Linear
   return LoadFloatWeights(source, math, pool);
 }
 
+// The pages of a mapped file that `linear` came from are given back once it is in its
+// own layout, so that source and copy are never both in memory whole.
 LoadedLinear LoadLinear(const PackedLinear& linear, LinearShape shape, int act_bits,
                         GemmFloatMath math, ThreadPool& pool) {
   CheckShape(linear, shape);
@@ -53,16 +57,17 @@ LoadedLinear LoadLinear(const PackedLinear& linear, LinearShape shape, int act_b
   loaded.rows = shape.rows;
   if (linear.bits > 8 || act_bits > 8 || shape.cols > kGemmIntMaxCols) {
     loaded.weights = LoadFloats(linear.weight, &linear, shape, math, pool);
-    return loaded;
+  } else {
+    GemmIntSource source;
+    source.bits = linear.bits;
+    source.rows = shape.rows;
+    source.cols = shape.cols;
+    source.weight = linear.weight.data;
+    source.scale = FloatData(linear.scale);
+    source.bias = FloatData(linear.bias);
+    loaded.weights = PackGemmInt(source, pool);
   }
-  GemmIntSource source;
-  source.bits = linear.bits;
-  source.rows = shape.rows;
-  source.cols = shape.cols;
-  source.weight = linear.weight.data;
-  source.scale = FloatData(linear.scale);
-  source.bias = FloatData(linear.bias);
-  loaded.weights = PackGemmInt(source, pool);
+  MappedFile::ReleasePages(linear.weight.data, linear.weight.bytes());
   return loaded;
 }
 
@@ -118,14 +123,44 @@ LoadedBlock LoadBlock(const PackedBlock& block, const ModelConfig& config, GemmF
   return loaded;
 }
 
+uint64_t BytesOf(const LoadedLinear& linear) {
+  return std::visit([](const auto& weights) { return weights.bytes(); }, linear.weights);
+}
+
+// The output projection and what precedes it: a site without a transform.
+void LoadHead(const PackedModel& model, GemmFloatMath math, ThreadPool& pool, LoadedModel* loaded) {
+  const ModelConfig& config = model.config;
+  loaded->head_site.act_bits = model.head.act_bits;
+  loaded->head_site.clips = {KronClip{}};
+  loaded->head_site.transform = PackKronTransform(1, nullptr, config.hidden, nullptr);
+  loaded->lm_head =
+      LoadLinear(HeadLinear(model), {config.vocab, config.hidden}, model.head.act_bits, math, pool);
+}
+
+// The table as the file has it, but for doubles, which no kernel reads.
+PackedLinear LoadEmbedding(const PackedModel& model) {
+  PackedLinear table = EmbeddingTable(model);
+  if (table.weight.dtype == DType::kF64) {
+    table.weight = Tensor::Floats(table.weight.shape, table.weight.ToFloat());
+  }
+  return table;
+}
+
 }  // namespace
 
 uint64_t LoadedModel::bytes() const {
-  uint64_t total = embedding.bytes() + lm_head.bytes() + final_norm.size() * sizeof(float);
+  const uint64_t scales = embedding.scale.defined() ? embedding.scale.bytes() : 0;
+  return bytes_per_pass() + embedding.weight.bytes() + scales;
+}
+
+uint64_t LoadedModel::bytes_per_pass() const {
+  return block_bytes() + BytesOf(lm_head) + final_norm.size() * sizeof(float);
+}
+
+uint64_t LoadedModel::block_bytes() const {
+  uint64_t total = 0;
   for (const LoadedBlock& block : blocks) {
-    for (const LoadedLinear& linear : block.linears) {
-      total += std::visit([](const auto& weights) { return weights.bytes(); }, linear.weights);
-    }
+    for (const LoadedLinear& linear : block.linears) total += BytesOf(linear);
     for (const LoadedSite& site : block.sites) total += site.transform.bytes();
     total += block.cache.k_transform.bytes() + block.cache.q_transform.bytes();
     total += (block.input_norm.size() + block.post_attention_norm.size() + block.q_norm.size() +
@@ -138,18 +173,16 @@ uint64_t LoadedModel::bytes() const {
 LoadedModel LoadModel(PackedModel model, GemmFloatMath math, ThreadPool& pool) {
   LoadedModel loaded;
   loaded.config = model.config;
+  loaded.math = math;
   const ModelConfig& config = loaded.config;
   FLATQUANT_CHECK(model.blocks.size() == static_cast<size_t>(config.layers));
   for (PackedBlock& block : model.blocks) {
     loaded.blocks.push_back(LoadBlock(block, config, math, pool));
     block = {};  // in-memory weights are not needed twice
   }
-  const Tensor& lm_head = model.lm_head.defined() ? model.lm_head : model.embedding;
-  loaded.lm_head = LoadFloats(lm_head, nullptr, {config.vocab, config.hidden}, math, pool);
+  LoadHead(model, math, pool, &loaded);
   loaded.final_norm = LoadVector(model.final_norm, config.hidden);
-  loaded.embedding = model.embedding.dtype == DType::kF64
-                         ? Tensor::Floats(model.embedding.shape, model.embedding.ToFloat())
-                         : model.embedding;
+  loaded.embedding = LoadEmbedding(model);
   loaded.rope_frequencies = RopeFrequencies(config.rope, config.head_dim);
   return loaded;
 }

@@ -60,12 +60,18 @@ struct LoadedBlock {
 struct LoadedModel {
   ModelConfig config;
   std::vector<LoadedBlock> blocks;
-  Tensor embedding;  // [vocab, hidden], as in the file: only few rows are read
+  PackedLinear embedding;  // [vocab, hidden], as in the file: only few rows are read
   AlignedBuffer<float> final_norm;
-  FloatWeights lm_head;
-  std::vector<double> rope_frequencies;  // [head_dim / 2]
+  LoadedSite head_site;  // what enters the output projection: no transform
+  LoadedLinear lm_head;
+  GemmFloatMath math = GemmFloatMath::kF32;  // of the float linears
+  std::vector<double> rope_frequencies;      // [head_dim / 2]
 
   uint64_t bytes() const;
+  // What every pass reads, whatever its tokens: all but an embedding table that is
+  // not the output projection too.
+  uint64_t bytes_per_pass() const;
+  uint64_t block_bytes() const;
 };
 
 // math: how float linears multiply. The model's shapes must be consistent (a

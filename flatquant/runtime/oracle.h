@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "flatquant/packed/head.h"
 #include "flatquant/packed/nibbles.h"
 #include "flatquant/packed/packed_model.h"
 
@@ -113,7 +114,8 @@ class Forward {
 
   // Logits of every position, [tokens][vocab].
   Rows Logits(const std::vector<int32_t>& tokens) {
-    const std::vector<float> table = model_.embedding.ToFloat();
+    const std::vector<float> table =
+        Dequantize(EmbeddingTable(model_), config_.vocab, config_.hidden).ToFloat();
     const size_t hidden = static_cast<size_t>(config_.hidden);
     Rows stream;
     for (int32_t id : tokens) {
@@ -121,10 +123,11 @@ class Forward {
       stream.emplace_back(row, row + hidden);
     }
     for (const PackedBlock& block : model_.blocks) Block(block, stream);
-    PackedLinear head;
-    head.weight = model_.lm_head.defined() ? model_.lm_head : model_.embedding;
+    const PackedLinear head = HeadLinear(model_);
     for (Row& x : stream) {
-      x = Multiply(Norm(x, model_.final_norm, config_.rms_eps), head, config_.vocab);
+      x = FakeQuantActivation(Norm(x, model_.final_norm, config_.rms_eps), model_.head.act_bits,
+                              {});
+      x = Multiply(x, head, config_.vocab);
     }
     return stream;
   }

@@ -1,7 +1,10 @@
 #include "flatquant/runtime/site.h"
 
 #include <algorithm>
+#include <array>
+#include <span>
 
+#include "flatquant/base/error.h"
 #include "flatquant/kernels/gemm_float/gemm_float.h"
 
 namespace flatquant {
@@ -20,43 +23,95 @@ const float* Dequantize(const SiteOutput& input, const int8_t* codes, const floa
   return input.dequantized;
 }
 
+// The codes and scales that linear number `index` of the site reads.
+struct Quantized {
+  const int8_t* codes;
+  const float* scales;
+};
+
+Quantized QuantizedFor(const SiteOutput& input, size_t index) {
+  Quantized part = {input.codes, input.scales};
+  if (input.codes != nullptr && input.site->clips.size() > 1) {
+    const size_t first = index * static_cast<size_t>(input.tokens);
+    part.codes += first * static_cast<size_t>(input.code_stride);
+    part.scales += first;
+  }
+  return part;
+}
+
+GemmIntArgs IntegerArgs(const GemmIntWeights& weights, const SiteOutput& input, size_t index,
+                        float* y) {
+  const Quantized part = QuantizedFor(input, index);
+  GemmIntArgs args;
+  args.act = part.codes;
+  args.act_stride = input.code_stride;
+  args.act_scale = part.scales;
+  args.act_bits = input.site->act_bits;
+  args.tokens = input.tokens;
+  args.weights = &weights;
+  args.y = y;
+  args.y_stride = weights.rows;
+  return args;
+}
+
+void MultiplyFloats(const LoadedLinear& linear, const SiteOutput& input, size_t index, float* y,
+                    ThreadPool& pool) {
+  const float* x = input.floats;
+  if (x == nullptr) {
+    const Quantized part = QuantizedFor(input, index);
+    x = Dequantize(input, part.codes, part.scales, pool);
+  }
+  GemmFloatArgs args;
+  args.x = x;
+  args.tokens = input.tokens;
+  args.weights = &std::get<FloatWeights>(linear.weights);
+  args.row_end = linear.rows;
+  args.y = y;
+  args.y_stride = linear.rows;
+  GemmFloat(args, pool);
+}
+
 }  // namespace
 
 SiteBuffers MakeSiteBuffers(const LoadedModel& model, int64_t tokens) {
   int64_t floats = 0;
   int64_t codes = 0;
   int64_t scales = 0;
+  const auto fit = [&](const LoadedSite& site) {
+    const int64_t width = site.transform.width();
+    const int64_t clips = static_cast<int64_t>(site.clips.size());
+    floats = std::max(floats, tokens * width);
+    if (site.act_bits > 8) return;
+    codes = std::max(codes, clips * tokens * GemmIntActStride(width));
+    scales = std::max(scales, clips * tokens);
+  };
   for (const LoadedBlock& block : model.blocks) {
-    for (const LoadedSite& site : block.sites) {
-      const int64_t width = site.transform.width();
-      const int64_t clips = static_cast<int64_t>(site.clips.size());
-      floats = std::max(floats, tokens * width);
-      if (site.act_bits > 8) continue;
-      codes = std::max(codes, clips * tokens * GemmIntActStride(width));
-      scales = std::max(scales, clips * tokens);
-    }
+    for (const LoadedSite& site : block.sites) fit(site);
   }
+  fit(model.head_site);
   SiteBuffers buffers;
   buffers.floats = AlignedBuffer<float>(static_cast<size_t>(floats));
   buffers.codes = AlignedBuffer<int8_t>(static_cast<size_t>(codes));
   buffers.scales = AlignedBuffer<float>(static_cast<size_t>(scales));
+  buffers.update = AlignedBuffer<float>(static_cast<size_t>(tokens * model.config.hidden));
   return buffers;
 }
 
-SiteOutput ApplySite(const LoadedSite& site, const float* x, int64_t tokens, SiteBuffers& buffers,
-                     ThreadPool& pool) {
+SiteOutput ApplySite(const LoadedSite& site, const float* x, const KronInputStage& before,
+                     int64_t tokens, SiteBuffers& buffers, ThreadPool& pool) {
   SiteOutput output;
   output.site = &site;
   output.tokens = tokens;
   output.width = site.transform.width();
   output.dequantized = buffers.floats.data();
-  const bool is_identity = site.transform.left.size() == 0 && site.transform.right.size() == 0;
-  if (site.act_bits > 8 && is_identity) {
+  output.update = buffers.update.data();
+  if (site.act_bits > 8 && site.transform.is_identity() && before.is_none()) {
     output.floats = x;
     return output;
   }
   KronQuantizeArgs args;
   args.x = x;
+  args.input = before;
   args.tokens = tokens;
   args.transform = &site.transform;
   args.bits = site.act_bits;
@@ -77,35 +132,38 @@ SiteOutput ApplySite(const LoadedSite& site, const float* x, int64_t tokens, Sit
   return output;
 }
 
-void ApplyLinear(const LoadedLinear& linear, const SiteOutput& input, size_t index, float* y,
-                 ThreadPool& pool) {
-  const int8_t* codes = input.codes;
-  const float* scales = input.scales;
-  if (codes != nullptr && input.site->clips.size() > 1) {
-    const size_t first = index * static_cast<size_t>(input.tokens);
-    codes += first * static_cast<size_t>(input.code_stride);
-    scales += first;
+void ApplyLinears(std::initializer_list<LinearCall> calls, const SiteOutput& input,
+                  ThreadPool& pool) {
+  constexpr size_t kMostLinears = 3;  // q, k, v
+  std::array<GemmIntArgs, kMostLinears> integers;
+  FLATQUANT_CHECK(calls.size() <= kMostLinears);
+  size_t integer_count = 0;
+  size_t index = 0;
+  for (const LinearCall& call : calls) {
+    if (const auto* weights = std::get_if<GemmIntWeights>(&call.linear->weights)) {
+      integers[integer_count++] = IntegerArgs(*weights, input, index, call.y);
+    } else {
+      MultiplyFloats(*call.linear, input, index, call.y, pool);
+    }
+    ++index;
   }
-  if (const auto* integers = std::get_if<GemmIntWeights>(&linear.weights)) {
-    GemmInt({.act = codes,
-             .act_stride = input.code_stride,
-             .act_scale = scales,
-             .tokens = input.tokens,
-             .weights = integers,
-             .y = y,
-             .y_stride = linear.rows},
-            pool);
+  if (integer_count > 0) GemmInt(std::span(integers).first(integer_count), pool);
+}
+
+void AddLinear(const LoadedLinear& linear, const SiteOutput& input, float* stream,
+               ThreadPool& pool) {
+  if (const auto* weights = std::get_if<GemmIntWeights>(&linear.weights)) {
+    GemmIntArgs args = IntegerArgs(*weights, input, 0, stream);
+    args.residual = stream;
+    args.residual_stride = linear.rows;
+    GemmInt(args, pool);
     return;
   }
-  const float* x = input.floats != nullptr ? input.floats : Dequantize(input, codes, scales, pool);
-  GemmFloat({.x = x,
-             .tokens = input.tokens,
-             .weights = &std::get<FloatWeights>(linear.weights),
-             .row_begin = 0,
-             .row_end = linear.rows,
-             .y = y,
-             .y_stride = linear.rows},
-            pool);
+  MultiplyFloats(linear, input, 0, input.update, pool);
+  pool.ParallelFor(static_cast<size_t>(input.tokens * linear.rows), 32768,
+                   [&](size_t begin, size_t end) {
+                     for (size_t i = begin; i < end; ++i) stream[i] += input.update[i];
+                   });
 }
 
 }  // namespace flatquant

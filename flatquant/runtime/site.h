@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
 
 #include "flatquant/base/aligned_buffer.h"
 #include "flatquant/base/thread_pool.h"
@@ -8,11 +9,12 @@
 
 namespace flatquant {
 
-// Memory for one site's output, sized for the widest site.
+// Memory for one site's output, sized for the widest site, and for its linears.
 struct SiteBuffers {
   AlignedBuffer<float> floats;  // [tokens, width]
   AlignedBuffer<int8_t> codes;  // [clips, tokens, stride]
   AlignedBuffer<float> scales;  // [clips, tokens]
+  AlignedBuffer<float> update;  // [tokens, hidden]: what a float linear adds to the stream
 };
 
 SiteBuffers MakeSiteBuffers(const LoadedModel& model, int64_t tokens);
@@ -28,14 +30,26 @@ struct SiteOutput {
   int64_t code_stride = 0;
   const float* scales = nullptr;  // [clips, tokens]
   float* dequantized = nullptr;   // room for [tokens, width]
+  float* update = nullptr;        // room for [tokens, hidden]
 };
 
-// x [tokens, width]; must stay valid as long as the output is used.
-SiteOutput ApplySite(const LoadedSite& site, const float* x, int64_t tokens, SiteBuffers& buffers,
-                     ThreadPool& pool);
+// x [tokens, width], and the norm or SwiGLU that precedes the site; all must stay
+// valid as long as the output is used.
+SiteOutput ApplySite(const LoadedSite& site, const float* x, const KronInputStage& before,
+                     int64_t tokens, SiteBuffers& buffers, ThreadPool& pool);
 
-// y [tokens, rows] = the site's linear number `index` (in LinearsOf order).
-void ApplyLinear(const LoadedLinear& linear, const SiteOutput& input, size_t index, float* y,
-                 ThreadPool& pool);
+// A linear of the site, and the memory [tokens, linear.rows] that it writes.
+struct LinearCall {
+  const LoadedLinear* linear = nullptr;
+  float* y = nullptr;
+};
+
+// y = linear(input) for all linears of the site, in LinearsOf order.
+void ApplyLinears(std::initializer_list<LinearCall> calls, const SiteOutput& input,
+                  ThreadPool& pool);
+
+// stream [tokens, hidden] += linear(input), for a site with one linear.
+void AddLinear(const LoadedLinear& linear, const SiteOutput& input, float* stream,
+               ThreadPool& pool);
 
 }  // namespace flatquant

@@ -41,9 +41,9 @@ LogitSummary SummarizeLogits(std::span<const float> logits) {
   return {static_cast<int32_t>(index), top + std::log(sum)};
 }
 
-void ComputeTokenScores(const LoadedModel& model, float* stream, std::span<const int32_t> targets,
-                        std::span<TokenScore> scores, AlignedBuffer<float>& scratch,
-                        ThreadPool& pool) {
+void ComputeTokenScores(const LoadedModel& model, const float* stream,
+                        std::span<const int32_t> targets, std::span<TokenScore> scores,
+                        AlignedBuffer<float>& scratch, SiteBuffers& buffers, ThreadPool& pool) {
   FLATQUANT_CHECK(targets.size() == scores.size());
   const size_t vocab = static_cast<size_t>(model.config.vocab);
   const size_t hidden = static_cast<size_t>(model.config.hidden);
@@ -53,7 +53,7 @@ void ComputeTokenScores(const LoadedModel& model, float* stream, std::span<const
   for (size_t begin = 0; begin < targets.size(); begin += rows) {
     const size_t count = std::min(rows, targets.size() - begin);
     ComputeLogits(model, stream + begin * hidden, static_cast<int64_t>(count), scratch.data(),
-                  pool);
+                  buffers, pool);
     pool.ParallelFor(count, 4, [&](size_t first, size_t last) {
       for (size_t t = first; t < last; ++t) {
         const std::span<const float> logits(scratch.data() + t * vocab, vocab);

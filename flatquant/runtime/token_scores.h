@@ -6,6 +6,7 @@
 #include "flatquant/base/aligned_buffer.h"
 #include "flatquant/base/thread_pool.h"
 #include "flatquant/runtime/loaded_model.h"
+#include "flatquant/runtime/site.h"
 
 namespace flatquant {
 
@@ -23,10 +24,10 @@ struct LogitSummary {
 LogitSummary SummarizeLogits(std::span<const float> logits);
 
 // scores[t] of targets[t] by the logits of row t. `stream`, the residual stream
-// after the last block, [targets, hidden], is normalised in place. Only as many
-// rows of logits as `scratch` then holds are in memory at once.
-void ComputeTokenScores(const LoadedModel& model, float* stream, std::span<const int32_t> targets,
-                        std::span<TokenScore> scores, AlignedBuffer<float>& scratch,
-                        ThreadPool& pool);
+// after the last block, is [targets, hidden]. Only as many rows of logits as `scratch`
+// then holds are in memory at once. `buffers`: of at least as many tokens.
+void ComputeTokenScores(const LoadedModel& model, const float* stream,
+                        std::span<const int32_t> targets, std::span<TokenScore> scores,
+                        AlignedBuffer<float>& scratch, SiteBuffers& buffers, ThreadPool& pool);
 
 }  // namespace flatquant
