@@ -39,11 +39,10 @@ inline float VectorExp(float x) {
   return x < -87.0f ? 0.0f : y;
 }
 
-// The same for a register of floats.
-inline Lanes ExpLanes(Lanes x) {
-  const Lanes clamped = MinLanes(MaxLanes(x, SetLanes(-87.0f)), SetLanes(89.0f));
-  const Lanes n = RoundLanes(clamped * SetLanes(1.44269504f));
-  const Lanes r = MulSub(n, SetLanes(1.42860682e-6f), MulSub(n, SetLanes(0.693145752f), clamped));
+// The same for a register of floats that all lie in [-87, 88].
+inline Lanes ExpLanesWithin(Lanes x) {
+  const Lanes n = RoundLanes(x * SetLanes(1.44269504f));
+  const Lanes r = MulSub(n, SetLanes(1.42860682e-6f), MulSub(n, SetLanes(0.693145752f), x));
   Lanes p = SetLanes(1.0f / 5040.0f);
   p = MulAdd(p, r, SetLanes(1.0f / 720.0f));
   p = MulAdd(p, r, SetLanes(1.0f / 120.0f));
@@ -52,7 +51,13 @@ inline Lanes ExpLanes(Lanes x) {
   p = MulAdd(p, r, SetLanes(0.5f));
   p = MulAdd(p, r, SetLanes(1.0f));
   p = MulAdd(p, r, SetLanes(1.0f));
-  return ZeroBelow(TimesPowerOfTwo(p, n), x, -87.0f);
+  return TimesPowerOfTwo(p, n);
+}
+
+// And for any floats.
+inline Lanes ExpLanes(Lanes x) {
+  const Lanes clamped = MinLanes(MaxLanes(x, SetLanes(-87.0f)), SetLanes(89.0f));
+  return ZeroBelow(ExpLanesWithin(clamped), x, -87.0f);
 }
 
 }  // namespace

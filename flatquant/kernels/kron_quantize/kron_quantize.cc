@@ -87,10 +87,10 @@ class Task {
     }
     const float* x = Input(scratch_.input);
     if (wants_floats && WritesWholeTiles()) {
-      kernel_.transform(transform_, x, tokens_, scratch_, result);
+      kernel_.transform(transform_, x, tokens_, args_.bits, scratch_, result);
       return;
     }
-    kernel_.transform(transform_, x, tokens_, scratch_, scratch_.y);
+    kernel_.transform(transform_, x, tokens_, args_.bits, scratch_, scratch_.y);
     if (wants_floats) {
       for (int64_t i = 0; i < tokens_ * transform_.left_size; ++i) {
         std::memcpy(result + i * transform_.right_size, scratch_.y + i * scratch_.stride,

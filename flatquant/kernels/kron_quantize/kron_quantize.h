@@ -100,9 +100,10 @@ struct KronQuantizeKernel {
   const RmsNormKernel* rms_norm;
   const SwigluKernel* swiglu;
   // Y of x [tokens, L, R] to y [tokens, L, scratch.stride], for a transform that is
-  // not the identity. Rows are written in ascending order and up to 15 undefined
-  // ones after the last, so that a kernel may store whole tiles.
-  void (*transform)(const KronTransform& transform, const float* x, int64_t tokens,
+  // not the identity; bits as in KronQuantizeArgs: how fine the result need be. Rows
+  // are written in ascending order and up to 15 undefined ones after the last, so that
+  // a kernel may store whole tiles.
+  void (*transform)(const KronTransform& transform, const float* x, int64_t tokens, int bits,
                     const KronScratch& scratch, float* y) noexcept;
   // Scales and codes of token t, which is y transformed.
   void (*quantize)(const KronQuantizeArgs& args, int64_t t, const KronToken& token) noexcept;

@@ -11,7 +11,7 @@ extern const SwigluKernel kSwigluReference;
 
 namespace {
 
-void Transform(const KronTransform& transform, const float* x, int64_t tokens,
+void Transform(const KronTransform& transform, const float* x, int64_t tokens, int /*bits*/,
                const KronScratch& scratch, float* y) noexcept {
   const int64_t rows = transform.left_size;
   const int64_t cols = transform.right_size;

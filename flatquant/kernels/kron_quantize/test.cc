@@ -53,7 +53,7 @@ void CheckFloats(const KronProblem& p, ThreadPool& pool) {
     const KronResult expected = Expected(p, t);
     for (size_t c = 0; c < width; ++c) {
       worst.Compare(y[static_cast<size_t>(t) * width + c], expected.y[c],
-                    RelativeTolerance(p) * expected.magnitude[c] + 1e-36, t,
+                    RelativeTolerance(p, 16) * expected.magnitude[c] + 1e-36, t,
                     static_cast<int64_t>(c));
     }
   }
@@ -90,13 +90,13 @@ void CheckCodes(const KronProblem& p, int bits, const std::vector<KronClip>& cli
       if (expected == 0) expected = 1;
       const double scale = scales[index];
       scale_worst.Compare(scale, expected,
-                          RelativeTolerance(p) * largest / top + 3 * kEpsilon * expected,
+                          RelativeTolerance(p, bits) * largest / top + 3 * kEpsilon * expected,
                           static_cast<int64_t>(k), t);
       const int8_t* row = codes.data() + index * static_cast<size_t>(stride);
       for (size_t c = 0; c < result.y.size(); ++c) {
         const double target = std::min(std::max(result.y[c] / scale, -top - 1), top);
         const double tolerance =
-            RelativeTolerance(p) * result.magnitude[c] + kEpsilon * std::abs(result.y[c]);
+            RelativeTolerance(p, bits) * result.magnitude[c] + kEpsilon * std::abs(result.y[c]);
         code_worst.Compare(row[c], target, 0.5 + tolerance / scale, t, static_cast<int64_t>(c));
       }
       for (int64_t c = p.width(); c < stride; ++c) EXPECT_EQ(row[c], 0) << "padding";
@@ -150,26 +150,41 @@ TEST(KronQuantizeTest, NamedShapes) {
   });
 }
 
-// A product of split bfloat16 is far better than its bound: errors are independent.
-TEST(KronQuantizeTest, SplitTilesKeepSixteenBits) {
-  ThreadPool pool(1);
+// How far a tile product deviates, as a share of the result: far less than its bound,
+// for its errors are independent.
+double TileDeviation(int bits) {
   Rng rng(3);
   KronProblem p = MakeProblem(rng, 32, 64, 4, InputStage::kNone);
   Pack(p, kEmulatedTiles);
-  AlignedBuffer<float> y(static_cast<size_t>(p.tokens * p.width()));
-  KronQuantizeArgs args = p.Args();
-  args.y = y.data();
-  KronQuantize(args, pool);
+  const size_t n = static_cast<size_t>(p.tokens * p.width());
+  AlignedBuffer<float> half(n), y(n);
+  AlignedBuffer<uint16_t> high(n), low(n);
+  KronScratch memory;
+  memory.stride = 64;
+  memory.half = half.data();
+  memory.high = high.data();
+  memory.low = low.data();
+  kEmulatedTiles.transform(p.transform, p.x.data(), p.tokens, bits, memory, y.data());
   double errors = 0, squares = 0;
   for (int64_t t = 0; t < p.tokens; ++t) {
     const KronResult expected = Expected(p, t);
     for (size_t c = 0; c < expected.y.size(); ++c) {
-      const double actual = y[static_cast<size_t>(t * p.width()) + c];
-      errors += std::pow(actual - expected.y[c], 2);
+      errors += std::pow(y[static_cast<size_t>(t * p.width()) + c] - expected.y[c], 2);
       squares += std::pow(expected.y[c], 2);
     }
   }
-  EXPECT_LT(std::sqrt(errors / squares), 0x1p-16);
+  return std::sqrt(errors / squares);
+}
+
+TEST(KronQuantizeTest, TwoTermsKeepSixteenBits) {
+  EXPECT_LT(TileDeviation(16), 0x1p-16);
+  EXPECT_LT(TileDeviation(5), 0x1p-16);
+}
+
+// What kOneTermBits says of it.
+TEST(KronQuantizeTest, OneTermDeviatesLessThanAFewBitsRound) {
+  EXPECT_LT(TileDeviation(4), 0x1p-8);
+  EXPECT_GT(TileDeviation(4), 0x1p-10) << "not one term";
 }
 
 TEST(KronQuantizeTest, HugeAndSmallTokens) {

@@ -14,29 +14,39 @@ namespace {  // a copy per file, because files differ in instruction set
 
 typedef uint32_t LaneBits __attribute__((vector_size(kLanes * 4)));
 
-// Pairs (a, b) per lane, a in the lower half, as high and low terms. The high term is
+// Pairs (a, b) per lane, a in the lower half, as kTerms terms. Of two, the high one is
 // cut off, not rounded: it can then not overflow, and the low one is exact before it
 // is rounded.
-inline void SplitPairs(Lanes a, Lanes b, uint16_t* high, uint16_t* low) {
+template <int kTerms>
+inline void StorePairs(Lanes a, Lanes b, uint16_t* high, uint16_t* low) {
   const LaneBits upper_half = (LaneBits{} + 0xffff0000u);
   const LaneBits round = (LaneBits{} + 0x8000u);
-  const LaneBits a_high = reinterpret_cast<LaneBits>(a) & upper_half;
-  const LaneBits b_high = reinterpret_cast<LaneBits>(b) & upper_half;
-  const LaneBits a_low = reinterpret_cast<LaneBits>(a - reinterpret_cast<Lanes>(a_high)) + round;
-  const LaneBits b_low = reinterpret_cast<LaneBits>(b - reinterpret_cast<Lanes>(b_high)) + round;
-  StoreLanes(reinterpret_cast<float*>(high), reinterpret_cast<Lanes>(a_high >> 16 | b_high));
-  StoreLanes(reinterpret_cast<float*>(low),
-             reinterpret_cast<Lanes>(a_low >> 16 | (b_low & upper_half)));
+  if constexpr (kTerms == 1) {
+    const LaneBits a_bits = reinterpret_cast<LaneBits>(a) + round;
+    const LaneBits b_bits = reinterpret_cast<LaneBits>(b) + round;
+    StoreLanes(reinterpret_cast<float*>(high),
+               reinterpret_cast<Lanes>(a_bits >> 16 | (b_bits & upper_half)));
+  } else {
+    const LaneBits a_high = reinterpret_cast<LaneBits>(a) & upper_half;
+    const LaneBits b_high = reinterpret_cast<LaneBits>(b) & upper_half;
+    const LaneBits a_low = reinterpret_cast<LaneBits>(a - reinterpret_cast<Lanes>(a_high)) + round;
+    const LaneBits b_low = reinterpret_cast<LaneBits>(b - reinterpret_cast<Lanes>(b_high)) + round;
+    StoreLanes(reinterpret_cast<float*>(high), reinterpret_cast<Lanes>(a_high >> 16 | b_high));
+    StoreLanes(reinterpret_cast<float*>(low),
+               reinterpret_cast<Lanes>(a_low >> 16 | (b_low & upper_half)));
+  }
 }
 
 // Rows of floats to a first operand: [rows, cols rounded up to 32], pairs along rows.
+template <int kTerms>
 inline void SplitRows(const float* x, int64_t rows, int64_t cols, uint16_t* high, uint16_t* low) {
   const int64_t full = cols / 32 * 32;
   const int64_t rest = cols - full;
   for (int64_t i = 0; i < rows; ++i, x += cols) {
     for (int64_t c = 0; c < full; c += 32, high += 32, low += 32) {
       for (int64_t j = 0; j < 16; j += kLanes) {
-        SplitPairs(LoadLanes(x + c + j), LoadLanes(x + c + 16 + j), high + 2 * j, low + 2 * j);
+        StorePairs<kTerms>(LoadLanes(x + c + j), LoadLanes(x + c + 16 + j), high + 2 * j,
+                           low + 2 * j);
       }
     }
     if (rest == 0) continue;
@@ -45,7 +55,7 @@ inline void SplitRows(const float* x, int64_t rows, int64_t cols, uint16_t* high
       return j < rest ? LoadFirst(x + full + j, rest - j) : SetLanes(0);
     };
     for (int64_t j = 0; j < 16; j += kLanes) {
-      SplitPairs(load(j), load(j + 16), high + 2 * j, low + 2 * j);
+      StorePairs<kTerms>(load(j), load(j + 16), high + 2 * j, low + 2 * j);
     }
     high += 32;
     low += 32;
@@ -54,6 +64,7 @@ inline void SplitRows(const float* x, int64_t rows, int64_t cols, uint16_t* high
 
 // A token's rows to a second operand, whose summands they are: [rows rounded up to 32
 // / 2][cols rounded up to 16] pairs. cols at the end of x's rows are read as zeros.
+template <int kTerms>
 inline void SplitSummands(const float* x, int64_t rows, int64_t cols, int64_t x_stride,
                           uint16_t* high, uint16_t* low) {
   for (int64_t block = 0; block < rows; block += 32) {
@@ -67,8 +78,8 @@ inline void SplitSummands(const float* x, int64_t rows, int64_t cols, int64_t x_
       };
       for (int64_t c = 0; c < (cols + 15) / 16 * 16;
            c += kLanes, high += 2 * kLanes, low += 2 * kLanes) {
-        SplitPairs(has_a ? load(a, c) : SetLanes(0),
-                   has_b ? load(a + 16 * x_stride, c) : SetLanes(0), high, low);
+        StorePairs<kTerms>(has_a ? load(a, c) : SetLanes(0),
+                           has_b ? load(a + 16 * x_stride, c) : SetLanes(0), high, low);
       }
     }
   }
@@ -89,7 +100,7 @@ struct TileOperand {
 
 // kM x kN tiles of C; tiles 0..3 are sums, 4 and 5 of a, 6 and 7 of b. Four sums hide
 // the latency of a product, which is three times its duration.
-template <int kM, int kN, typename Tiles>
+template <int kTerms, int kM, int kN, typename Tiles>
 inline void MultiplyTiles(Tiles& tiles, int64_t k_tiles, const TileOperand& a, const TileOperand& b,
                           float* c, int64_t c_stride) {
   tiles.template Zero<0>();
@@ -113,12 +124,16 @@ inline void MultiplyTiles(Tiles& tiles, int64_t k_tiles, const TileOperand& a, c
   for (int64_t k = 0; k < k_tiles; ++k) {
     // In this order each term is loaded once.
     load_a(a.high + k * a.inner);
-    load_b(b.low + k * b.inner);
-    multiply();
+    if constexpr (kTerms == 2) {
+      load_b(b.low + k * b.inner);
+      multiply();
+    }
     load_b(b.high + k * b.inner);
     multiply();
-    load_a(a.low + k * a.inner);
-    multiply();
+    if constexpr (kTerms == 2) {
+      load_a(a.low + k * a.inner);
+      multiply();
+    }
   }
   const int64_t bytes = c_stride * static_cast<int64_t>(sizeof(float));
   tiles.template Store<0>(c, bytes);
@@ -127,33 +142,34 @@ inline void MultiplyTiles(Tiles& tiles, int64_t k_tiles, const TileOperand& a, c
   if constexpr (kM > 1 && kN > 1) tiles.template Store<3>(c + 16 * c_stride + 16, bytes);
 }
 
-// C [m_tiles * 16, n_tiles * 16] = A B.
-template <typename Tiles>
+// C [m_tiles * 16, n_tiles * 16] = A B. The two columns of tiles of B stay in L1 while
+// A passes by: A is one token, which fits beside them, or the smaller left factor.
+template <int kTerms, typename Tiles>
 inline void MultiplyOperands(Tiles& tiles, int64_t m_tiles, int64_t n_tiles, int64_t k_tiles,
                              const TileOperand& a, const TileOperand& b, float* c,
                              int64_t c_stride) {
-  for (int64_t m = 0; m < m_tiles; m += 2) {
-    const bool two_rows = m + 2 <= m_tiles;
-    for (int64_t n = 0; n < n_tiles; n += 2) {
-      const bool two_columns = n + 2 <= n_tiles;
+  for (int64_t n = 0; n < n_tiles; n += 2) {
+    const bool two_columns = n + 2 <= n_tiles;
+    for (int64_t m = 0; m < m_tiles; m += 2) {
+      const bool two_rows = m + 2 <= m_tiles;
       float* corner = c + m * 16 * c_stride + n * 16;
       const TileOperand part_a = a.From(m);
       const TileOperand part_b = b.From(n);
       if (two_rows && two_columns) {
-        MultiplyTiles<2, 2>(tiles, k_tiles, part_a, part_b, corner, c_stride);
+        MultiplyTiles<kTerms, 2, 2>(tiles, k_tiles, part_a, part_b, corner, c_stride);
       } else if (two_rows) {
-        MultiplyTiles<2, 1>(tiles, k_tiles, part_a, part_b, corner, c_stride);
+        MultiplyTiles<kTerms, 2, 1>(tiles, k_tiles, part_a, part_b, corner, c_stride);
       } else if (two_columns) {
-        MultiplyTiles<1, 2>(tiles, k_tiles, part_a, part_b, corner, c_stride);
+        MultiplyTiles<kTerms, 1, 2>(tiles, k_tiles, part_a, part_b, corner, c_stride);
       } else {
-        MultiplyTiles<1, 1>(tiles, k_tiles, part_a, part_b, corner, c_stride);
+        MultiplyTiles<kTerms, 1, 1>(tiles, k_tiles, part_a, part_b, corner, c_stride);
       }
     }
   }
 }
 
-template <typename Tiles>
-inline void TransformTiles(const KronTransform& transform, const float* x, int64_t tokens,
+template <int kTerms, typename Tiles>
+inline void TransformTerms(const KronTransform& transform, const float* x, int64_t tokens,
                            const KronScratch& scratch, float* y) noexcept {
   Tiles tiles;
   const int64_t rows = transform.left_size;
@@ -168,11 +184,11 @@ inline void TransformTiles(const KronTransform& transform, const float* x, int64
     const int64_t words = n_tiles * k_tiles * kTileWords;
     const uint16_t* right = transform.right_tiles.data();
     float* product = has_left ? scratch.half : y;
-    SplitRows(x, tokens * rows, cols, scratch.high, scratch.low);
-    MultiplyOperands(tiles, (tokens * rows + 15) / 16, n_tiles, k_tiles,
-                     {scratch.high, scratch.low, 16 * 32 * k_tiles, 32, 64 * k_tiles},
-                     {right, right + words, k_tiles * kTileWords, kTileWords, kTileBytes}, product,
-                     stride);
+    SplitRows<kTerms>(x, tokens * rows, cols, scratch.high, scratch.low);
+    MultiplyOperands<kTerms>(tiles, (tokens * rows + 15) / 16, n_tiles, k_tiles,
+                             {scratch.high, scratch.low, 16 * 32 * k_tiles, 32, 64 * k_tiles},
+                             {right, right + words, k_tiles * kTileWords, kTileWords, kTileBytes},
+                             product, stride);
     half = product;
     half_stride = stride;
   }
@@ -182,12 +198,23 @@ inline void TransformTiles(const KronTransform& transform, const float* x, int64
   const int64_t words = m_tiles * k_tiles * kTileWords;
   const uint16_t* left = transform.left_tiles.data();
   for (int64_t t = 0; t < tokens; ++t) {
-    SplitSummands(half + t * rows * half_stride, rows, half_stride == stride ? stride : cols,
-                  half_stride, scratch.high, scratch.low);
-    MultiplyOperands(tiles, m_tiles, n_tiles, k_tiles,
-                     {left, left + words, k_tiles * kTileWords, kTileWords, kTileBytes},
-                     {scratch.high, scratch.low, 32, 32 * stride, 4 * stride},
-                     y + t * rows * stride, stride);
+    SplitSummands<kTerms>(half + t * rows * half_stride, rows,
+                          half_stride == stride ? stride : cols, half_stride, scratch.high,
+                          scratch.low);
+    MultiplyOperands<kTerms>(tiles, m_tiles, n_tiles, k_tiles,
+                             {left, left + words, k_tiles * kTileWords, kTileWords, kTileBytes},
+                             {scratch.high, scratch.low, 32, 32 * stride, 4 * stride},
+                             y + t * rows * stride, stride);
+  }
+}
+
+template <typename Tiles>
+inline void TransformTiles(const KronTransform& transform, const float* x, int64_t tokens, int bits,
+                           const KronScratch& scratch, float* y) noexcept {
+  if (bits <= kOneTermBits) {
+    TransformTerms<1, Tiles>(transform, x, tokens, scratch, y);
+  } else {
+    TransformTerms<2, Tiles>(transform, x, tokens, scratch, y);
   }
 }
 

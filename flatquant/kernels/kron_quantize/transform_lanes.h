@@ -11,7 +11,7 @@ namespace {  // a copy per file, because files differ in instruction set
 // Both factors as register-blocked products: `right` for the rows of all tokens at
 // once, `left` token by token.
 inline void TransformLanes(const KronTransform& transform, const float* x, int64_t tokens,
-                           const KronScratch& scratch, float* y) noexcept {
+                           int /*bits*/, const KronScratch& scratch, float* y) noexcept {
   const int64_t rows = transform.left_size;
   const int64_t cols = transform.right_size;
   const int64_t stride = scratch.stride;

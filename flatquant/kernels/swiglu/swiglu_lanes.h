@@ -8,11 +8,13 @@ namespace flatquant {
 namespace {  // a copy per file, because files differ in instruction set
 
 // Below the limit silu is less than 86 e^-86, which floats near 0 need not resolve;
-// above it 1 + exp(-g) is a divisor that DivideLanes takes.
+// above it 1 + exp(-g) is a divisor that DivideLanes takes. From 87 on exp(-g) is lost
+// beside 1.
 inline Lanes SiluTimes(Lanes gate, Lanes up) {
   constexpr float kLimit = -86.0f;
-  const Lanes divisor = SetLanes(1.0f) + ExpLanes(MinLanes(-gate, SetLanes(-kLimit)));
-  return ZeroBelow(DivideLanes(gate, divisor), gate, kLimit) * up;
+  const Lanes bounded = MinLanes(MaxLanes(gate, SetLanes(kLimit)), SetLanes(87.0f));
+  const Lanes divisor = SetLanes(1.0f) + ExpLanesWithin(-bounded);
+  return ZeroBelow(DivideLanes(gate, divisor) * up, gate, kLimit);
 }
 
 inline void SwigluRows(const SwigluArgs& args, int64_t row_begin, int64_t row_end) noexcept {
