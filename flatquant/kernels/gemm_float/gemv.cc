@@ -13,9 +13,8 @@ struct ArrangedTag {};
 // Bytes of weights per task: some microseconds of memory traffic, in one stretch.
 int64_t RowsPerTask(size_t row_bytes) {
   constexpr size_t kTaskBytes = 131072;
-  constexpr int64_t kRows = 8;  // whole blocks of rows
   const auto rows = static_cast<int64_t>(kTaskBytes / std::max<size_t>(1, row_bytes));
-  return std::max<int64_t>(1, rows / kRows) * kRows;
+  return std::max<int64_t>(1, rows);
 }
 
 }  // namespace
