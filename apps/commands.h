@@ -15,5 +15,6 @@ Work SetUpEval(CLI::App& command);
 Work SetUpGenerate(CLI::App& command);
 Work SetUpTokenize(CLI::App& command);
 Work SetUpInspect(CLI::App& command);
+Work SetUpBench(CLI::App& command);
 
 }  // namespace flatquant

@@ -27,6 +27,7 @@ constexpr Entry kEntries[] = {
     {"eval", "Measure a model's perplexity", SetUpEval},
     {"generate", "Continue a text", SetUpGenerate},
     {"tokenize", "Turn text into token ids", SetUpTokenize},
+    {"bench", "Measure speed, and compare it with what this machine can do", SetUpBench},
     {"inspect", "Show what a model, a weight file or this CPU holds", SetUpInspect},
 };
 

@@ -30,6 +30,7 @@ const std::map<std::string, std::set<std::string>>& AllowedArrows() {
       {"compress", {"base", "checkpoint", "tokenizer", "data", "model", "packed"}},
       {"kernels", {"base"}},
       {"runtime", {"base", "checkpoint", "tokenizer", "model", "packed", "kernels"}},
+      {"bench", {"base", "model", "packed", "kernels", "runtime"}},
       {"eval", {"base", "tokenizer", "data", "model", "packed", "runtime"}},
   };
   return arrows;

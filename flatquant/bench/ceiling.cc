@@ -1,0 +1,59 @@
+#include "flatquant/bench/ceiling.h"
+
+#include <algorithm>
+
+#include "flatquant/kernels/gemm_float/gemm_float.h"
+#include "flatquant/kernels/gemm_int/gemm_int.h"
+#include "flatquant/kernels/isa.h"
+#include "flatquant/kernels/registry.h"
+
+namespace flatquant::bench {
+
+Ceiling IntegerPeak(const CpuLimits& limits) {
+  const Isa isa = BestKernel<GemmIntKernel>().isa;
+  if (isa >= Isa::kAmxInt8) return {limits.amx_int8_ops_per_s, "AMX-INT8"};
+  if (isa >= Isa::kAvx512Vnni) return {limits.vnni_ops_per_s, "VNNI"};
+  if (isa >= Isa::kAvx2) return {limits.avx2_int8_ops_per_s, "AVX2-INT8"};
+  return {};
+}
+
+Ceiling FloatPeak(const CpuLimits& limits) {
+  const Isa isa = BestKernel<GemmFloatKernel>().isa;
+  if (isa < Isa::kAvx512Bf16) return {limits.fma_flops_per_s, "FMA"};
+  // oneDNN takes tiles where there are any.
+  if (limits.amx_bf16_ops_per_s > 0 && IsaLimit() >= Isa::kAmxBf16) {
+    return {limits.amx_bf16_ops_per_s, "AMX-BF16"};
+  }
+  return {limits.avx512_bf16_ops_per_s, "AVX512-BF16"};
+}
+
+Ceiling ReadBandwidth(const CpuLimits& limits) { return {limits.read_bytes_per_s, "memory"}; }
+
+CpuLimits Larger(const CpuLimits& a, const CpuLimits& b) {
+  CpuLimits larger;
+  for (double CpuLimits::*field :
+       {&CpuLimits::read_bytes_per_s, &CpuLimits::amx_int8_ops_per_s,
+        &CpuLimits::amx_bf16_ops_per_s, &CpuLimits::vnni_ops_per_s, &CpuLimits::avx2_int8_ops_per_s,
+        &CpuLimits::avx512_bf16_ops_per_s, &CpuLimits::fma_flops_per_s}) {
+    larger.*field = std::max(a.*field, b.*field);
+  }
+  return larger;
+}
+
+std::vector<std::string> KernelsInUse() {
+  std::vector<std::string> names;
+  const Isa limit = IsaLimit();
+  std::string operation;
+  // The first of an operation's lines that CPU and limit allow, as the dispatch has it.
+  const auto consider = [&](const char* variant, Isa isa) {
+    if (operation.empty() || isa > limit || !CpuHas(GetCpuFeatures(), isa)) return;
+    names.push_back(operation + " " + variant);
+    operation.clear();
+  };
+#define FLATQUANT_OPERATION(name) operation = #name;
+#define FLATQUANT_KERNEL(name, variant, isa) consider(#variant, Isa::isa);
+#include "flatquant/kernels/kernels.inc"
+  return names;
+}
+
+}  // namespace flatquant::bench
