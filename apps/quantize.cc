@@ -20,6 +20,7 @@
 #include "flatquant/base/error.h"
 #include "flatquant/base/progress.h"
 #include "flatquant/data/lazy_tokenizer.h"
+#include "flatquant/packed/head.h"
 #include "flatquant/packed/packed_model.h"
 
 namespace flatquant {
@@ -35,6 +36,7 @@ struct QuantizeArguments {
   std::string transforms;
   int64_t seqlen = 0;
   bool direct_inverse = false;
+  int lm_head_bits = 8;
   QuantizeOptions options;
   std::string json;
 };
@@ -98,7 +100,10 @@ void Run(const QuantizeArguments& arguments) {
                            options.seed, model.config().vocab);
     return Quantize(model, options, windows, &quantized);
   };
-  const PackedModel packed = quantize();
+  PackedModel packed = quantize();
+  if (arguments.lm_head_bits < 16) {
+    QuantizeHead(arguments.lm_head_bits, kHeadActBits, &packed);
+  }
   WritePackedModel(packed, arguments.directory, arguments.out);
 
   const uint64_t source_bytes = WeightFileBytes(arguments.directory);
@@ -200,6 +205,12 @@ Work SetUpQuantize(CLI::App& command) {
                   "Bits of weights, activations, KV cache: w4a4kv4, w4a16, w8a8, w4a8k8v4")
       ->type_name("SCHEME")
       ->check(CheckedBy(Scheme::Parse))
+      ->capture_default_str();
+  command
+      .add_option("--lm-head", a.lm_head_bits,
+                  "Bits of the output projection, and of the embedding where they are tied")
+      ->type_name("4|8|16")
+      ->check(OneOf(std::vector<int>{4, 8, 16}))
       ->capture_default_str();
   command
       .add_option("--transforms", a.transforms,

@@ -8,10 +8,12 @@
 
 #include "flatquant/base/error.h"
 #include "flatquant/compress/block_forward.h"
+#include "flatquant/compress/ops/fake_quant.h"
 #include "flatquant/compress/ops/norm.h"
 #include "flatquant/compress/ops/parallel.h"
 #include "flatquant/compress/residual_stream.h"
 #include "flatquant/compress/tensor_bridge.h"
+#include "flatquant/packed/head.h"
 #include "flatquant/packed/nibbles.h"
 
 namespace flatquant {
@@ -99,15 +101,19 @@ std::vector<float> FakeQuantTokenNll(const PackedModel& model, const TokenWindow
   const ModelConfig& config = model.config;
   const int64_t predicted = windows.length - 1;
   const fc::RopeTables rope = fc::MakeRopeTables(config, windows.length, at::kFloat, kCpu);
-  const at::Tensor head = Floats(model.lm_head.defined() ? model.lm_head : model.embedding);
+  const LinearShape table_shape{config.vocab, config.hidden};
+  const at::Tensor head = Dequantize(HeadLinear(model), table_shape);
+  const Tensor embedding =
+      model.head.bits == 16 || model.lm_head.defined()
+          ? model.embedding
+          : flatquant::Dequantize(EmbeddingTable(model), table_shape.rows, table_shape.cols);
   const at::Tensor final_norm = Floats(model.final_norm);
 
   std::vector<float> nll(static_cast<size_t>(windows.count * predicted));
   for (int64_t first = 0; first < windows.count; first += kWindowsAtOnce) {
     const int64_t count = std::min(kWindowsAtOnce, windows.count - first);
-    at::Tensor x =
-        fc::EmbedTokens(model.embedding, windows.window(first), count * windows.length, kCpu)
-            .view({count, windows.length, config.hidden});
+    at::Tensor x = fc::EmbedTokens(embedding, windows.window(first), count * windows.length, kCpu)
+                       .view({count, windows.length, config.hidden});
     for (const PackedBlock& packed : model.blocks) {
       const fc::BlockTensors block = Unpack(config, packed);
       for (int64_t i = 0; i < count; ++i) {
@@ -116,6 +122,7 @@ std::vector<float> FakeQuantTokenNll(const PackedModel& model, const TokenWindow
       }
     }
     x = fc::RmsNorm(x, final_norm, config.rms_eps);
+    if (model.head.act_bits < 16) x = fc::FakeQuantActivation(x, {}, {}, model.head.act_bits);
     for (int64_t i = 0; i < count; ++i) {
       RowNll(x.select(0, i).narrow(0, 0, predicted), head, windows.window(first + i) + 1,
              nll.data() + (first + i) * predicted);
