@@ -11,6 +11,7 @@
 #include "flatquant/kernels/quantize_kv/quantize_kv.h"
 #include "flatquant/kernels/rms_norm/rms_norm.h"
 #include "flatquant/kernels/rope/rope.h"
+#include "flatquant/kernels/store_heads/store_heads.h"
 #include "flatquant/kernels/swiglu/swiglu.h"
 
 namespace flatquant {

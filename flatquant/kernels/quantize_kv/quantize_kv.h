@@ -30,4 +30,8 @@ struct QuantizeKvKernel {
 
 void QuantizeKv(const QuantizeKvArgs& args, ThreadPool& pool) noexcept;
 
+// The formula for one vector x [head_dim], in plain C++.
+void QuantizeKvVector(const KvPlane& plane, int64_t head, int64_t position, float clip_max,
+                      float clip_min, const float* x) noexcept;
+
 }  // namespace flatquant

@@ -35,8 +35,10 @@ uint8_t Quantize(float x, Grid grid, float top) {
   return static_cast<uint8_t>(std::min(std::max(0.0f, q), top));  // in this order NaN gives 0
 }
 
-void StoreVector(const QuantizeKvArgs& args, const float* x, int64_t head, int64_t position) {
-  const KvPlane& plane = args.plane;
+}  // namespace
+
+void QuantizeKvVector(const KvPlane& plane, int64_t head, int64_t position, float clip_max,
+                      float clip_min, const float* x) noexcept {
   const int64_t n = plane.head_dim;
   const size_t index = static_cast<size_t>(head * plane.capacity + position);
   uint8_t* out = plane.data + index * KvRowBytes(plane.format, n);
@@ -49,7 +51,7 @@ void StoreVector(const QuantizeKvArgs& args, const float* x, int64_t head, int64
     return;
   }
   const float top = static_cast<float>((1 << plane.bits) - 1);
-  const Grid grid = ChooseGrid(x, n, args.clip_max, args.clip_min, top);
+  const Grid grid = ChooseGrid(x, n, clip_max, clip_min, top);
   plane.scale[index] = grid.scale;
   plane.zero[index] = static_cast<uint8_t>(grid.zero);
   if (plane.format == KvFormat::kByte) {
@@ -63,12 +65,14 @@ void StoreVector(const QuantizeKvArgs& args, const float* x, int64_t head, int64
   if (n % 2 != 0) out[n / 2] = Quantize(x[n - 1], grid, top);
 }
 
+namespace {
+
 void Run(const QuantizeKvArgs& args, int64_t token_begin, int64_t token_end) noexcept {
   const KvPlane& plane = args.plane;
   for (int64_t t = token_begin; t < token_end; ++t) {
     for (int64_t h = 0; h < plane.heads; ++h) {
-      StoreVector(args, args.x + (t * plane.heads + h) * plane.head_dim, h,
-                  args.first_position + t);
+      QuantizeKvVector(plane, h, args.first_position + t, args.clip_max, args.clip_min,
+                       args.x + (t * plane.heads + h) * plane.head_dim);
     }
   }
 }
