@@ -162,6 +162,16 @@ void AddCalibrationOptions(CLI::App& command, QuantizeArguments& a) {
       ->type_name("N")
       ->capture_default_str()
       ->group(kGroup);
+  static const std::map<std::string, QuantizeOptions::Stream> kStream = {
+      {"fp", QuantizeOptions::Stream::kFullPrecision},
+      {"quantized", QuantizeOptions::Stream::kQuantized}};
+  command
+      .add_option_function<std::string>(
+          "--stream", [&o](const std::string& name) { o.stream = kStream.at(name); },
+          "Train a block on the original's activations, or on the quantized blocks' [fp]")
+      ->check(OneOf(kStream))
+      ->type_name("fp|quantized")
+      ->group(kGroup);
   static const std::map<std::string, QuantizeOptions::Amp> kAmp = {
       {"auto", QuantizeOptions::Amp::kAuto},
       {"bf16", QuantizeOptions::Amp::kBF16},
@@ -187,6 +197,33 @@ void AddCalibrationOptions(CLI::App& command, QuantizeArguments& a) {
       ->group(kGroup);
 }
 
+void AddWeightOptions(CLI::App& command, QuantizeOptions* options) {
+  constexpr const char* kGroup = "Weights";
+  static const std::map<std::string, QuantizeOptions::Weights> kWeights = {
+      {"rtn", QuantizeOptions::Weights::kRtn},
+      {"gptq", QuantizeOptions::Weights::kGptq},
+      {"learned", QuantizeOptions::Weights::kLearned}};
+  command
+      .add_option_function<std::string>(
+          "--weights", [options](const std::string& name) { options->weights = kWeights.at(name); },
+          "How codes are chosen: round to nearest, GPTQ, or learned corrections [rtn]")
+      ->check(OneOf(kWeights))
+      ->type_name("rtn|gptq|learned")
+      ->group(kGroup);
+  command
+      .add_option("--weight-lr", options->weight_lr,
+                  "Learning rate of learned corrections, in steps of the grid")
+      ->type_name("X")
+      ->check(CLI::Validator(CLI::PositiveNumber).description(""))
+      ->capture_default_str()
+      ->group(kGroup);
+  command.add_flag("--gptq-mse", options->gptq_mse, "GPTQ: search each row's clip")->group(kGroup);
+  command
+      .add_flag("--gptq-actorder", options->gptq_act_order,
+                "GPTQ: columns with the largest activations first")
+      ->group(kGroup);
+}
+
 }  // namespace
 
 Work SetUpQuantize(CLI::App& command) {
@@ -200,6 +237,14 @@ Work SetUpQuantize(CLI::App& command) {
       ->type_name(fmt::format("{}", fmt::join(MethodNames(), "|")))
       ->check(OneOf(MethodNames()))
       ->capture_default_str();
+  // Before the options that it stands for: CLI11 applies them in this order, so that
+  // what is given beside a preset overrides it.
+  command
+      .add_option_function<std::string>(
+          "--preset", [&a](const std::string& name) { ApplyPreset(name, &a.options); },
+          "Settings to start from; options given beside it override it [paper]")
+      ->type_name(fmt::format("{}", fmt::join(PresetNames(), "|")))
+      ->check(OneOf(PresetNames()));
   command
       .add_option("--scheme", a.scheme,
                   "Bits of weights, activations, KV cache: w4a4kv4, w4a16, w8a8, w4a8k8v4")
@@ -220,6 +265,7 @@ Work SetUpQuantize(CLI::App& command) {
       ->type_name("N")
       ->check(Bounds(int64_t{0}, int64_t{1} << 20))
       ->capture_default_str();
+  AddWeightOptions(command, &a.options);
   AddCalibrationOptions(command, a);
   AddThreads(command, &a.options.threads);
   AddJson(command, &a.json);
@@ -229,7 +275,7 @@ Work SetUpQuantize(CLI::App& command) {
       "\n"
       "Examples:\n"
       "  flatquant quantize models/demo-7m -o demo-4bit \\\n"
-      "      --calib jsonl:models/demo-7m/selfgen-calib.jsonl --seqlen 512 --nsamples 32\n"
+      "      --calib jsonl:models/demo-7m/selfgen-calib.jsonl --seqlen 512 --preset fast\n"
       "  flatquant quantize models/demo-7m -o demo-rtn --method rtn --scheme w4a16\n"
       "  flatquant quantize MODEL -o OUT --transforms flat_matrices.pth");
   return [arguments] { Run(*arguments); };

@@ -14,19 +14,26 @@
 namespace flatquant::compress {
 namespace {
 
+at::Tensor Transformed(const BlockTensors::SiteTensors& site, const at::Tensor& x) {
+  const bool identity = !site.left.defined() && !site.right.defined();
+  return identity ? x : KronTransform(x, site.left, site.right);
+}
+
+at::Tensor QuantizedInput(const BlockTensors::SiteTensors& site, const ClipLogits& clip,
+                          const at::Tensor& transformed, at::ScalarType type) {
+  if (site.act_bits >= 16) return transformed;
+  return FakeQuantActivation(transformed, clip.max, clip.min, site.act_bits, type);
+}
+
 // The online half of a site and its linears: transform, quantize, multiply.
 std::vector<at::Tensor> SiteForward(const BlockTensors& block, Site site, const at::Tensor& x,
                                     bool amp, const SiteObserver& observer) {
   if (observer) observer(site, x);
   const BlockTensors::SiteTensors& tensors = block.site(site);
-  at::Tensor transformed = x;
-  if (tensors.left.defined() || tensors.right.defined()) {
-    transformed = KronTransform(x, tensors.left, tensors.right);
-  }
+  const at::Tensor transformed = Transformed(tensors, x);
   const at::ScalarType quantized_type = amp ? at::kBFloat16 : x.scalar_type();
   const auto quantize = [&](const ClipLogits& clip) {
-    if (tensors.act_bits >= 16) return transformed;
-    return FakeQuantActivation(transformed, clip.max, clip.min, tensors.act_bits, quantized_type);
+    return QuantizedInput(tensors, clip, transformed, quantized_type);
   };
 
   std::vector<at::Tensor> weights, biases;
@@ -69,6 +76,11 @@ at::Tensor Attention(const ModelConfig& config, const BlockTensors& block, const
 }
 
 }  // namespace
+
+at::Tensor SiteInput(const BlockTensors::SiteTensors& site, const ClipLogits& clip,
+                     const at::Tensor& x, at::ScalarType type) {
+  return QuantizedInput(site, clip, Transformed(site, x), type);
+}
 
 BlockTensors FullPrecision(const BlockWeights& weights) {
   BlockTensors block;

@@ -62,6 +62,11 @@ RopeTables MakeRopeTables(const ModelConfig& config, int64_t tokens, at::ScalarT
 // Sees a site's activation [batch, tokens, width] before its online transform.
 using SiteObserver = std::function<void(Site, const at::Tensor&)>;
 
+// What the linears of a site multiply: x [batch, tokens, width] after the online
+// transform and, below 16 bits, quantize-dequantize with `clip`, in `type`.
+at::Tensor SiteInput(const BlockTensors::SiteTensors& site, const ClipLogits& clip,
+                     const at::Tensor& x, at::ScalarType type);
+
 // x: [batch, tokens, hidden] -> the same shape. rope: tables of at least `tokens`
 // rows. amp: matrix products take bfloat16 operands.
 at::Tensor BlockForward(const ModelConfig& config, const BlockTensors& block,

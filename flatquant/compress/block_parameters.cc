@@ -43,4 +43,16 @@ std::vector<at::Tensor> BlockParameters::ClipTensors() const {
   return tensors;
 }
 
+std::vector<at::Tensor> BlockParameters::CorrectionTensors() const {
+  std::vector<at::Tensor> tensors;
+  for (const at::Tensor& correction : weight_corrections) Append(correction, &tensors);
+  return tensors;
+}
+
+void AddWeightCorrections(const BlockWeights& weights, BlockParameters* parameters) {
+  for (size_t i = 0; i < weights.weights.size(); ++i) {
+    parameters->weight_corrections[i] = at::zeros_like(weights.weights[i]).requires_grad_();
+  }
+}
+
 }  // namespace flatquant::compress

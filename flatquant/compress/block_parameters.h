@@ -34,13 +34,23 @@ struct BlockParameters {
   std::array<ClipLogits, 7> weight_clips;  // indexed by Linear, [rows, 1]
   ClipLogits k_clip;                       // [1]
   ClipLogits v_clip;
+  // Learned rounding: what is added to a folded weight before it is rounded, in
+  // steps of its row's unclipped grid: [rows, cols], indexed by Linear, undefined
+  // without. It only chooses codes: folding knows nothing of it, so that with
+  // quantizers off the block still equals the original.
+  std::array<at::Tensor, 7> weight_corrections;
 
   SiteParameters& site(Site which) { return sites[static_cast<size_t>(which)]; }
   const SiteParameters& site(Site which) const { return sites[static_cast<size_t>(which)]; }
 
-  // What is trained: matrices and diagonals, and clips, which learn ten times faster.
+  // What is trained: matrices and diagonals; clips, which learn ten times faster;
+  // corrections, whose learning rate is in steps of the grid.
   std::vector<at::Tensor> TransformTensors() const;
   std::vector<at::Tensor> ClipTensors() const;
+  std::vector<at::Tensor> CorrectionTensors() const;
 };
+
+// Trainable corrections of zero for every linear of a block.
+void AddWeightCorrections(const BlockWeights& weights, BlockParameters* parameters);
 
 }  // namespace flatquant::compress

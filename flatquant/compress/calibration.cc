@@ -41,7 +41,8 @@ class BlockTrainer {
         scheme_(scheme),
         options_(options),
         stream_(stream),
-        parameters_(parameters) {}
+        parameters_(parameters),
+        inputs_(options.quantized_stream ? stream.quantized_inputs() : stream.inputs()) {}
 
   TrainingResult Run(const std::function<void()>& on_step) {
     TrainingResult result;
@@ -66,7 +67,7 @@ class BlockTrainer {
     double sum = 0;
     for (int64_t begin = 0; begin < windows; begin += options_.batch) {
       const int64_t count = std::min(options_.batch, windows - begin);
-      const at::Tensor y = Forward(stream_.inputs().narrow(0, begin, count));
+      const at::Tensor y = Forward(inputs_.narrow(0, begin, count));
       const at::Tensor difference = y - stream_.outputs().narrow(0, begin, count);
       sum += difference.square().mean().item<double>() * static_cast<double>(count);
     }
@@ -76,8 +77,6 @@ class BlockTrainer {
   }
 
   void Train(const std::function<void()>& on_step) {
-    const std::vector<at::Tensor> transforms = parameters_.TransformTensors();
-    const std::vector<at::Tensor> clips = parameters_.ClipTensors();
     using torch::optim::AdamWOptions;
     std::vector<torch::optim::OptimizerParamGroup> groups;
     std::vector<double> rates;
@@ -86,8 +85,9 @@ class BlockTrainer {
       groups.emplace_back(tensors, std::make_unique<AdamWOptions>(rate));
       rates.push_back(rate);
     };
-    add(transforms, options_.lr);
-    add(clips, options_.clip_lr);
+    add(parameters_.TransformTensors(), options_.lr);
+    add(parameters_.ClipTensors(), options_.clip_lr);
+    add(parameters_.CorrectionTensors(), options_.weight_lr);
     if (groups.empty()) return;
     torch::optim::AdamW optimizer(std::move(groups), AdamWOptions().weight_decay(0.01));
 
@@ -100,8 +100,8 @@ class BlockTrainer {
       for (size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[rng.Below(i)]);
       for (size_t begin = 0; begin < order.size(); begin += static_cast<size_t>(options_.batch)) {
         const size_t count = std::min(static_cast<size_t>(options_.batch), order.size() - begin);
-        const at::Tensor chosen = at::tensor(at::ArrayRef<int64_t>(order.data() + begin, count))
-                                      .to(stream_.inputs().device());
+        const at::Tensor chosen =
+            at::tensor(at::ArrayRef<int64_t>(order.data() + begin, count)).to(inputs_.device());
         for (size_t group = 0; group < rates.size(); ++group) {
           optimizer.param_groups()[group].options().set_lr(rates[group] * CosineRate(step, steps));
         }
@@ -116,7 +116,7 @@ class BlockTrainer {
     for (auto& group : optimizer->param_groups()) {
       for (at::Tensor& parameter : group.params()) parameter.mutable_grad() = at::Tensor();
     }
-    const at::Tensor y = Forward(stream_.inputs().index_select(0, chosen));
+    const at::Tensor y = Forward(inputs_.index_select(0, chosen));
     at::Tensor gradient;
     {
       // d(MSE / stop_gradient(MSE)) / dy = 2 (y - target) / (n MSE), MSE = sum / n.
@@ -140,9 +140,21 @@ class BlockTrainer {
   const TrainingOptions& options_;
   const ResidualStream& stream_;
   const BlockParameters& parameters_;
+  const at::Tensor& inputs_;  // [windows, tokens, hidden]
 };
 
 }  // namespace
+
+TrainingOptions TrainingOptionsOf(const QuantizeOptions& options) {
+  TrainingOptions training;
+  training.epochs = options.epochs;
+  training.batch = options.batch;
+  training.lr = options.lr;
+  training.clip_lr = options.clip_lr;
+  training.weight_lr = options.weight_lr;
+  training.quantized_stream = options.stream == QuantizeOptions::Stream::kQuantized;
+  return training;
+}
 
 int64_t TrainingSteps(const TrainingOptions& options, int64_t windows) {
   return options.epochs * ((windows + options.batch - 1) / options.batch);

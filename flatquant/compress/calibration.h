@@ -6,6 +6,7 @@
 #include <functional>
 
 #include "flatquant/compress/block_parameters.h"
+#include "flatquant/compress/quantize.h"
 #include "flatquant/compress/residual_stream.h"
 #include "flatquant/packed/scheme.h"
 
@@ -15,11 +16,15 @@ namespace flatquant::compress {
 struct TrainingOptions {
   int epochs = 15;
   int64_t batch = 4;
-  double lr = 5e-3;       // transforms and diagonals
-  double clip_lr = 5e-2;  // clips
-  uint64_t seed = 0;      // order of the windows
-  bool amp = false;       // bfloat16 matrix products
+  double lr = 5e-3;               // transforms and diagonals
+  double clip_lr = 5e-2;          // clips
+  double weight_lr = 0;           // corrections of the weights, in steps of their grids
+  bool quantized_stream = false;  // inputs from the quantized blocks before this one
+  uint64_t seed = 0;              // order of the windows
+  bool amp = false;               // bfloat16 matrix products
 };
+
+TrainingOptions TrainingOptionsOf(const QuantizeOptions& options);
 
 // Optimizer steps that a block takes.
 int64_t TrainingSteps(const TrainingOptions& options, int64_t windows);
@@ -32,6 +37,8 @@ struct TrainingResult {
 // Trains the parameters so that the quantized block's outputs approach the
 // original's: loss = MSE / stop_gradient(MSE), AdamW (betas 0.9 and 0.999, weight
 // decay 0.01), learning rates falling along a cosine to a thousandth.
+// With quantized_stream the block also learns to undo what the quantized blocks
+// before it did: its inputs are theirs, its target stays the original's output.
 // stream: after RunBlock of this block. on_step: called after each step.
 // Errors: calibration.diverged when the loss stops being finite.
 TrainingResult TrainBlock(const ModelConfig& config, const BlockWeights& weights,

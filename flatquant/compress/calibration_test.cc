@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include "flatquant/base/error.h"
+#include "flatquant/compress/equivalence.h"
+#include "flatquant/compress/fold.h"
 #include "flatquant/compress/methods/flatquant/initial_parameters.h"
 #include "flatquant/compress/tiny_model_for_test.h"
 
@@ -82,19 +84,44 @@ TEST(TrainBlock, LowersTheLossOfTheDemoModelAtFourBits) {
   EXPECT_LT(result.loss_after, 0.9 * result.loss_before);
 }
 
+// Learned rounding with given transforms: the corrections are all that is trained,
+// and the loss falls below round to nearest's.
+TEST(TrainBlock, LearnedWeightsBeatRoundToNearest) {
+  const SourceModel model = SourceModel::Open(testing::SourcePath("models/demo-7m"));
+  const ModelConfig& config = model.config();
+  const BlockWeights weights = LoadBlockWeights(model, 0, kCpu);
+  ResidualStream stream(model, RandomWindows(config, 8, 64, 3), kCpu);
+  stream.RunBlock(weights, 8);
+  BlockParameters parameters;
+  AddWeightCorrections(weights, &parameters);
+  TrainingOptions training;
+  training.epochs = 10;
+  training.weight_lr = 2e-2;
+  const TrainingResult result =
+      TrainBlock(config, weights, Scheme::Parse("w4a16"), training, stream, parameters, {});
+  EXPECT_LT(result.loss_after, 0.7 * result.loss_before);
+  at::NoGradGuard no_grad;
+  const BlockTensors folded = Fold(config, weights, parameters, at::kDouble);
+  EXPECT_LE(SelfTestError(config, weights, folded, stream.inputs().narrow(0, 0, 1)),
+            kSelfTestBound);
+}
+
 TEST(TrainBlock, TrainsEveryTensor) {
   const Bench bench(TinyLlama());
   const QuantizeOptions options;
-  const BlockParameters parameters = bench.Initial(options);
+  BlockParameters parameters = bench.Initial(options);
+  AddWeightCorrections(bench.weights, &parameters);
   std::vector<at::Tensor> tensors = parameters.TransformTensors();
   for (const at::Tensor& clip : parameters.ClipTensors()) tensors.push_back(clip);
+  for (const at::Tensor& correction : parameters.CorrectionTensors()) tensors.push_back(correction);
   // 3 Kronecker sites of 2 matrices and P_o, P_h, P_v, two tensors each; 3 diagonals;
-  // clips of 7 linears, 4 sites, K and V, two tensors each.
-  ASSERT_EQ(tensors.size(), 2u * 9 + 3 + 2u * (7 + 4 + 2));
+  // clips of 7 linears, 4 sites, K and V, two tensors each; corrections of 7 linears.
+  ASSERT_EQ(tensors.size(), 2u * 9 + 3 + 2u * (7 + 4 + 2) + 7);
   std::vector<at::Tensor> before;
   for (const at::Tensor& tensor : tensors) before.push_back(tensor.detach().clone());
-  TrainBlock(bench.config, bench.weights, options.scheme, ShortTraining(), bench.stream, parameters,
-             {});
+  TrainingOptions training = ShortTraining();
+  training.weight_lr = 1e-2;
+  TrainBlock(bench.config, bench.weights, options.scheme, training, bench.stream, parameters, {});
   for (size_t i = 0; i < tensors.size(); ++i) {
     EXPECT_FALSE(at::equal(before[i], tensors[i])) << "tensor " << i << " did not move";
   }
@@ -166,6 +193,21 @@ TEST(ResidualStream, GivesTheSameWhateverTheBatch) {
         at::allclose(one.site_maxima(Site::kMlpOut), all.site_maxima(Site::kMlpOut), 1e-5, 1e-5));
     one.Advance();
     all.Advance();
+  }
+}
+
+TEST(ResidualStream, RunsQuantizedBlocksBesideTheOriginalOnes) {
+  const Bench bench(TinyLlama());
+  ResidualStream stream(bench.model, RandomWindows(bench.config, 3, 16, 3), kCpu);
+  EXPECT_TRUE(at::equal(stream.quantized_inputs(), stream.inputs()));
+  for (int64_t layer = 0; layer < bench.config.layers; ++layer) {
+    BlockTensors block = FullPrecision(LoadBlockWeights(bench.model, layer, kCpu));
+    stream.RunBlock(LoadBlockWeights(bench.model, layer, kCpu), 2);
+    // Nothing quantized: both streams agree.
+    stream.RunQuantizedBlock(block, 2);
+    EXPECT_TRUE(at::equal(stream.quantized_inputs(), stream.outputs()));
+    stream.Advance();
+    EXPECT_TRUE(at::equal(stream.quantized_inputs(), stream.inputs()));
   }
 }
 

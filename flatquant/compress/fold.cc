@@ -45,30 +45,21 @@ Tensor PackUnquantized(const at::Tensor& weight, DType source) {
   return FromTorch(weight.to(ScalarTypeOf(type)));
 }
 
-PackedLinear PackLinear(const at::Tensor& weight, const at::Tensor& bias, const ClipLogits& clip,
-                        int bits, DType source) {
+PackedLinear PackLinear(const QuantizedWeight& weight) {
   PackedLinear packed;
-  packed.bits = bits;
-  packed.bias = PackFloats(bias);
-  if (bits >= 16) {
-    packed.weight = PackUnquantized(weight, source);
-    return packed;
-  }
-  at::Tensor high = weight.amax(1, true).clamp_min(0);
-  at::Tensor low = weight.amin(1, true).clamp_max(0);
-  if (clip.max.defined()) high = high * clip.max.detach().to(weight.scalar_type()).sigmoid();
-  if (clip.min.defined()) low = low * clip.min.detach().to(weight.scalar_type()).sigmoid();
-  at::Tensor scale = (at::maximum(high, -low) / LargestCode(bits)).to(at::kFloat);
-  scale = at::where(scale == 0, at::ones_like(scale), scale);
-  const at::Tensor codes = (at::minimum(at::maximum(weight, low), high) / scale)
-                               .round()
-                               .clamp(SmallestCode(bits), LargestCode(bits))
-                               .to(at::kChar)
-                               .to(at::kCPU)
-                               .contiguous();
-  packed.weight = PackCodes(bits, weight.size(0), weight.size(1), codes.data_ptr<int8_t>());
-  packed.scale = PackFloats(scale.squeeze(1));
+  packed.bits = weight.bits;
+  const at::Tensor codes = weight.codes.to(at::kCPU).contiguous();
+  packed.weight = PackCodes(weight.bits, codes.size(0), codes.size(1), codes.data_ptr<int8_t>());
+  packed.scale = PackFloats(weight.scale.squeeze(1));
   return packed;
+}
+
+// The step is a constant of the gradient: a correction moves codes, and the scale
+// follows from the corrected weight.
+at::Tensor Corrected(const at::Tensor& weight, const at::Tensor& correction, int bits) {
+  if (!correction.defined()) return weight;
+  const at::Tensor step = weight.detach().abs().amax(1, true) / LargestCode(bits);
+  return at::addcmul(weight, correction.to(weight.scalar_type()), step);
 }
 
 float Factor(const at::Tensor& logit) {
@@ -76,6 +67,20 @@ float Factor(const at::Tensor& logit) {
 }
 
 Clip Factors(const ClipLogits& clip) { return {Factor(clip.max), Factor(clip.min)}; }
+
+// The scheme's quantizers of activations, K and V.
+BlockTensors WithActivationGrids(BlockTensors folded, const BlockParameters& parameters,
+                                 const Scheme& scheme) {
+  for (const Site site : kSites) {
+    folded.site(site).act_bits = scheme.act_bits;
+    folded.site(site).clips = parameters.site(site).act_clips;
+  }
+  folded.k_bits = scheme.k_bits;
+  folded.v_bits = scheme.v_bits;
+  folded.k_clip = parameters.k_clip;
+  folded.v_clip = parameters.v_clip;
+  return folded;
+}
 
 }  // namespace
 
@@ -142,31 +147,67 @@ BlockTensors Quantized(BlockTensors folded, const BlockParameters& parameters, c
   if (scheme.weight_bits < 16) {
     for (size_t i = 0; i < kLinears.size(); ++i) {
       const ClipLogits& clip = parameters.weight_clips[i];
+      const at::Tensor weight =
+          Corrected(folded.weights[i], parameters.weight_corrections[i], scheme.weight_bits);
       folded.weights[i] =
-          FakeQuantWeight(folded.weights[i], clip.max, clip.min, scheme.weight_bits, weight_type);
+          FakeQuantWeight(weight, clip.max, clip.min, scheme.weight_bits, weight_type);
     }
   }
-  for (const Site site : kSites) {
-    folded.site(site).act_bits = scheme.act_bits;
-    folded.site(site).clips = parameters.site(site).act_clips;
+  return WithActivationGrids(std::move(folded), parameters, scheme);
+}
+
+QuantizedWeights RoundWeights(const BlockTensors& folded, const BlockParameters& parameters,
+                              const Scheme& scheme) {
+  QuantizedWeights quantized;
+  for (size_t i = 0; i < kLinears.size(); ++i) {
+    const at::Tensor weight =
+        Corrected(folded.weights[i], parameters.weight_corrections[i], scheme.weight_bits);
+    quantized[i] = RoundToNearest(
+        weight, MakeWeightGrid(weight, parameters.weight_clips[i], scheme.weight_bits));
   }
-  folded.k_bits = scheme.k_bits;
-  folded.v_bits = scheme.v_bits;
-  folded.k_clip = parameters.k_clip;
-  folded.v_clip = parameters.v_clip;
-  return folded;
+  return quantized;
+}
+
+BlockTensors FloatForward(const BlockTensors& folded, const BlockParameters& parameters,
+                          const Scheme& scheme) {
+  BlockTensors block = WithActivationGrids(folded, parameters, scheme);
+  for (at::Tensor* tensor : {&block.input_norm, &block.post_attention_norm, &block.q_norm,
+                             &block.k_norm, &block.k_transform, &block.q_transform}) {
+    *tensor = Cast(*tensor, at::kFloat);
+  }
+  for (at::Tensor& weight : block.weights) weight = Cast(weight, at::kFloat);
+  for (at::Tensor& bias : block.biases) bias = Cast(bias, at::kFloat);
+  for (BlockTensors::SiteTensors& site : block.sites) {
+    site.left = Cast(site.left, at::kFloat);
+    site.right = Cast(site.right, at::kFloat);
+  }
+  return block;
+}
+
+BlockTensors QuantizedForward(const BlockTensors& folded, const QuantizedWeights& quantized,
+                              const BlockParameters& parameters, const Scheme& scheme) {
+  BlockTensors block = FloatForward(folded, parameters, scheme);
+  if (scheme.weight_bits >= 16) return block;
+  for (size_t i = 0; i < kLinears.size(); ++i) block.weights[i] = quantized[i].Values();
+  return block;
 }
 
 PackedBlock PackBlock(const BlockTensors& folded, const BlockWeights& weights,
-                      const BlockParameters& parameters, const Scheme& scheme) {
+                      const QuantizedWeights& quantized, const BlockParameters& parameters,
+                      const Scheme& scheme) {
   PackedBlock packed;
   packed.input_norm = PackFloats(folded.input_norm);
   packed.post_attention_norm = PackFloats(folded.post_attention_norm);
   packed.q_norm = PackFloats(folded.q_norm);
   packed.k_norm = PackFloats(folded.k_norm);
   for (size_t i = 0; i < kLinears.size(); ++i) {
-    packed.linears[i] = PackLinear(folded.weights[i], folded.biases[i], parameters.weight_clips[i],
-                                   scheme.weight_bits, weights.dtypes[i]);
+    PackedLinear& linear = packed.linears[i];
+    if (scheme.weight_bits < 16) {
+      linear = PackLinear(quantized[i]);
+    } else {
+      linear.weight = PackUnquantized(folded.weights[i], weights.dtypes[i]);
+    }
+    linear.bias = PackFloats(folded.biases[i]);
   }
   for (const Site which : kSites) {
     PackedSite& site = packed.site(which);

@@ -122,7 +122,8 @@ TEST_P(FoldTest, NanFailsTheSelfTest) {
 TEST_P(FoldTest, PackedWeightsAreTheFakeQuantizedOnes) {
   for (const int bits : {2, 3, 4, 8}) {
     const Scheme scheme{bits, 4, 4, 4};
-    const PackedBlock packed = PackBlock(folded_, weights_, parameters_, scheme);
+    const PackedBlock packed = PackBlock(
+        folded_, weights_, RoundWeights(folded_, parameters_, scheme), parameters_, scheme);
     for (const Linear which : kLinears) {
       const size_t i = static_cast<size_t>(which);
       const LinearShape shape = ShapeOf(config_, which);
@@ -142,8 +143,34 @@ TEST_P(FoldTest, PackedWeightsAreTheFakeQuantizedOnes) {
   }
 }
 
+// Learned rounding: the codes are those of the corrected weights that training saw,
+// and a correction of half a step or more moves them.
+TEST_P(FoldTest, CorrectionsMoveCodes) {
+  const Scheme scheme = Scheme::Parse("w4a4kv4");
+  const QuantizedWeights plain = RoundWeights(folded_, parameters_, scheme);
+  BlockParameters corrected = parameters_;
+  AddWeightCorrections(weights_, &corrected);
+  at::NoGradGuard no_grad;
+  for (at::Tensor& correction : corrected.weight_corrections) {
+    correction.copy_(Normal(correction.sizes(), 0, 0.5, rng_));
+  }
+  const QuantizedWeights moved = RoundWeights(folded_, corrected, scheme);
+  BlockTensors folded = folded_;
+  for (at::Tensor& weight : folded.weights) weight = weight.to(at::kFloat);
+  const BlockTensors trained = Quantized(folded, corrected, scheme);
+  for (size_t i = 0; i < kLinears.size(); ++i) {
+    EXPECT_FALSE(at::equal(moved[i].codes, plain[i].codes));
+    // A weight within float32's rounding of the middle between two codes may fall
+    // either way; with some hundred weights a linear that is rare.
+    const at::Tensor differ = (trained.weights[i] - moved[i].Values()).abs() > 0.5 * moved[i].scale;
+    EXPECT_LE(differ.sum().item<int64_t>(), 1) << LinearName(kLinears[i]);
+  }
+}
+
 TEST_P(FoldTest, PackedBlockHasTheSchemesGrids) {
-  const PackedBlock packed = PackBlock(folded_, weights_, parameters_, Scheme{4, 6, 5, 3});
+  const Scheme scheme{4, 6, 5, 3};
+  const PackedBlock packed =
+      PackBlock(folded_, weights_, RoundWeights(folded_, parameters_, scheme), parameters_, scheme);
   EXPECT_EQ(packed.linear(Linear::kUp).bits, 4);
   EXPECT_EQ(packed.site(Site::kMlpOut).act_bits, 6);
   EXPECT_EQ(packed.cache.k_bits, 5);
@@ -157,7 +184,7 @@ TEST_P(FoldTest, PackedBlockHasTheSchemesGrids) {
 TEST_P(FoldTest, SixteenBitsKeepUntouchedWeightsByteForByte) {
   const BlockParameters nothing;
   const BlockTensors plain = Fold(config_, weights_, nothing, at::kDouble);
-  const PackedBlock packed = PackBlock(plain, weights_, nothing, Scheme{16, 16, 16, 16});
+  const PackedBlock packed = PackBlock(plain, weights_, {}, nothing, Scheme{16, 16, 16, 16});
   for (const Linear which : kLinears) {
     const Tensor source = model_.Weight(0, which);
     const Tensor& kept = packed.linear(which).weight;
@@ -184,7 +211,7 @@ TEST(PackBlock, KeepsTheSourcesElementTypeAtSixteenBits) {
   Rng rng(2);
   const BlockParameters parameters = RandomParameters(config, rng);
   const BlockTensors folded = Fold(config, weights, parameters, at::kDouble);
-  const PackedBlock packed = PackBlock(folded, weights, parameters, Scheme{16, 8, 16, 16});
+  const PackedBlock packed = PackBlock(folded, weights, {}, parameters, Scheme{16, 8, 16, 16});
   EXPECT_EQ(packed.linear(Linear::kQ).weight.dtype, DType::kBF16);
   EXPECT_FALSE(packed.linear(Linear::kQ).scale.defined());
 }

@@ -14,6 +14,7 @@
 #include "flatquant/base/error.h"
 #include "flatquant/base/progress.h"
 #include "flatquant/compress/block_weights.h"
+#include "flatquant/compress/calibration.h"
 #include "flatquant/compress/equivalence.h"
 #include "flatquant/compress/fold.h"
 #include "flatquant/compress/import_pth.h"
@@ -22,6 +23,7 @@
 #include "flatquant/compress/ops/parallel.h"
 #include "flatquant/compress/residual_stream.h"
 #include "flatquant/compress/tensor_bridge.h"
+#include "flatquant/compress/weights/gptq_block.h"
 #include "flatquant/data/lazy_tokenizer.h"
 
 namespace flatquant {
@@ -58,7 +60,8 @@ std::unique_ptr<fc::Method> FindMethod(const QuantizeOptions& options) {
 }
 
 bool UsesCalibration(const fc::Method& method, const QuantizeOptions& options) {
-  return method.NeedsCalibration() && !options.transforms;
+  return (method.NeedsCalibration() && !options.transforms) || options.LearnsWeights() ||
+         options.UsesGptq();
 }
 
 void CheckTrainingOptions(const QuantizeOptions& options) {
@@ -69,6 +72,7 @@ void CheckTrainingOptions(const QuantizeOptions& options) {
   require(options.batch >= 1, "--batch", "must be at least 1");
   require(options.lr > 0, "--lr", "must be positive");
   require(options.clip_lr > 0, "--clip-lr", "must be positive");
+  require(options.weight_lr > 0, "--weight-lr", "must be positive");
 }
 
 at::Device ParseDevice(const std::string& name) {
@@ -94,14 +98,22 @@ bool UsesBF16(const QuantizeOptions& options, const at::Device& device) {
   return !device.is_cpu() || GetCpuFeatures().avx512bf16;
 }
 
+const char* WeightsName(const QuantizeOptions& options) {
+  if (options.LearnsWeights()) return "learned";
+  return options.UsesGptq() ? "gptq" : "rtn";
+}
+
 std::map<std::string, std::string> Provenance(const QuantizeOptions& options,
                                               const TokenWindows* windows) {
-  std::map<std::string, std::string> provenance = {
-      {"tool_version", FLATQUANT_VERSION}, {"method", options.method}, {"weights", "rtn"}};
+  std::map<std::string, std::string> provenance = {{"tool_version", FLATQUANT_VERSION},
+                                                   {"method", options.method},
+                                                   {"weights", WeightsName(options)}};
   if (options.transforms) provenance["transforms"] = options.transforms->filename().string();
   if (windows != nullptr) {
     provenance["seed"] = std::to_string(options.seed);
     provenance["data"] = windows->Fingerprint();
+    provenance["stream"] =
+        options.stream == QuantizeOptions::Stream::kQuantized ? "quantized" : "full precision";
     provenance["calibration"] =
         fmt::format("{}x{} tokens, {} epochs, batch {}, lr {}", windows->count, windows->length,
                     options.epochs, options.batch, options.lr);
@@ -129,7 +141,10 @@ class Quantizer {
       FLATQUANT_CHECK(windows != nullptr);
       CheckTrainingOptions(options);
       stream_.emplace(model, *windows, device_);
-      steps_ = method_->StepsPerBlock(options, windows->count);
+      if (!learned_) steps_ = method_->StepsPerBlock(options, windows->count);
+      if (LearnsWeightsAfterwards()) {
+        steps_ += fc::TrainingSteps(fc::TrainingOptionsOf(options), windows->count);
+      }
     }
   }
 
@@ -175,7 +190,12 @@ class Quantizer {
     at::NoGradGuard no_grad;
     const fc::BlockTensors folded = fc::Fold(config_, weights, parameters, at::kDouble);
     SelfTest(layer, weights, folded, report);
-    PackedBlock packed = fc::PackBlock(folded, weights, parameters, options_.scheme);
+    const fc::QuantizedWeights quantized = ChooseCodes(layer, folded, parameters);
+    PackedBlock packed = fc::PackBlock(folded, weights, quantized, parameters, options_.scheme);
+    if (stream_ && UsesQuantizedStream()) {
+      stream_->RunQuantizedBlock(
+          fc::QuantizedForward(folded, quantized, parameters, options_.scheme), options_.batch);
+    }
     if (stream_) stream_->Advance();
 
     block->seconds = SecondsSince(start);
@@ -190,7 +210,6 @@ class Quantizer {
 
   fc::BlockParameters ChooseParameters(int64_t layer, const fc::BlockWeights& weights,
                                        Progress* progress, BlockReport* block) const {
-    if (learned_) return learned_->Block(layer);
     const fc::BlockTask task{config_,
                              options_,
                              layer,
@@ -199,14 +218,51 @@ class Quantizer {
                              UsesBF16(options_, device_),
                              device_,
                              [progress] { progress->Advance(); }};
-    return method_->Choose(task, block);
+    fc::BlockParameters parameters =
+        learned_ ? learned_->Block(layer) : method_->Choose(task, block);
+    if (LearnsWeightsAfterwards()) LearnWeights(task, &parameters, block);
+    return parameters;
+  }
+
+  bool LearnsWeightsAfterwards() const {
+    return options_.LearnsWeights() && (learned_ || !method_->LearnsWeights());
+  }
+
+  // Nothing but the corrections is trained: the rest is given.
+  static void LearnWeights(const fc::BlockTask& task, fc::BlockParameters* parameters,
+                           BlockReport* block) {
+    fc::AddWeightCorrections(task.weights, parameters);
+    fc::TrainingOptions training = fc::TrainingOptionsOf(task.options);
+    training.seed = task.options.seed;
+    training.amp = task.amp;
+    const fc::TrainingResult result =
+        fc::TrainBlock(task.config, task.weights, task.options.scheme, training, *task.stream,
+                       *parameters, task.on_step);
+    block->loss_before = result.loss_before;
+    block->loss_after = result.loss_after;
+  }
+
+  bool UsesQuantizedStream() const {
+    return options_.stream == QuantizeOptions::Stream::kQuantized || options_.UsesGptq();
+  }
+
+  fc::QuantizedWeights ChooseCodes(int64_t layer, const fc::BlockTensors& folded,
+                                   const fc::BlockParameters& parameters) const {
+    if (options_.scheme.weight_bits >= 16) return {};
+    if (!options_.UsesGptq()) return fc::RoundWeights(folded, parameters, options_.scheme);
+    fc::GptqBlockOptions gptq;
+    gptq.gptq.act_order = options_.gptq_act_order;
+    gptq.mse = options_.gptq_mse;
+    gptq.batch = options_.batch;
+    return fc::GptqBlock(config_, folded, parameters, options_.scheme, *stream_, gptq,
+                         fmt::format("block {}", layer));
   }
 
   // A block that stays as it is.
   PackedBlock KeepBlock(int64_t layer) const {
     const fc::BlockWeights weights = fc::LoadBlockWeights(model_, layer, device_);
     const fc::BlockParameters nothing;
-    return fc::PackBlock(fc::Fold(config_, weights, nothing, at::kDouble), weights, nothing,
+    return fc::PackBlock(fc::Fold(config_, weights, nothing, at::kDouble), weights, {}, nothing,
                          Scheme{16, 16, 16, 16});
   }
 

@@ -61,18 +61,50 @@ class QuantizeTest : public ::testing::Test {
 };
 
 TEST_F(QuantizeTest, SameSeedWritesTheSameBytes) {
-  fs::path outputs[2];
-  for (fs::path& output : outputs) {
-    output = testing::ScratchFolder() / "packed";
-    WritePackedModel(Quantize(model_, ShortCalibration(), windows_, nullptr), source_, output);
+  using Weights = QuantizeOptions::Weights;
+  for (const Weights weights : {Weights::kRtn, Weights::kGptq, Weights::kLearned}) {
+    QuantizeOptions options = ShortCalibration();
+    options.weights = weights;
+    if (weights == Weights::kLearned) options.stream = QuantizeOptions::Stream::kQuantized;
+    fs::path outputs[2];
+    for (fs::path& output : outputs) {
+      output = testing::ScratchFolder() / "packed";
+      WritePackedModel(Quantize(model_, options, windows_, nullptr), source_, output);
+    }
+    int compared = 0;
+    for (const auto& entry : fs::directory_iterator(outputs[0])) {
+      const fs::path name = entry.path().filename();
+      EXPECT_EQ(FileBytes(entry.path()), FileBytes(outputs[1] / name)) << name;
+      ++compared;
+    }
+    EXPECT_GE(compared, 2);
   }
-  int compared = 0;
-  for (const auto& entry : fs::directory_iterator(outputs[0])) {
-    const fs::path name = entry.path().filename();
-    EXPECT_EQ(FileBytes(entry.path()), FileBytes(outputs[1] / name)) << name;
-    ++compared;
+}
+
+TEST_F(QuantizeTest, ChoosesOtherCodesForOtherWeights) {
+  using Weights = QuantizeOptions::Weights;
+  for (const char* method : {"rtn", "flatquant"}) {
+    std::vector<PackedModel> models;
+    for (const Weights weights : {Weights::kRtn, Weights::kGptq, Weights::kLearned}) {
+      QuantizeOptions options = ShortCalibration();
+      options.method = method;
+      options.weights = weights;
+      QuantizeReport report;
+      models.push_back(Quantize(model_, options, windows_, &report));
+      EXPECT_LE(report.self_test_error, compress::kSelfTestBound);
+    }
+    const auto weight = [&](size_t i) -> const Tensor& {
+      return models[i].blocks[1].linear(Linear::kDown).weight;
+    };
+    EXPECT_FALSE(SameBytes(weight(0), weight(1))) << method;
+    EXPECT_FALSE(SameBytes(weight(0), weight(2))) << method;
+    EXPECT_EQ(models[0].provenance.at("weights"), "rtn");
+    EXPECT_EQ(models[1].provenance.at("weights"), "gptq");
+    EXPECT_EQ(models[2].provenance.at("weights"), "learned");
+    // GPTQ chooses codes on the grid that round to nearest has, too.
+    EXPECT_TRUE(SameBytes(models[0].blocks[1].linear(Linear::kDown).scale,
+                          models[1].blocks[1].linear(Linear::kDown).scale));
   }
-  EXPECT_GE(compared, 2);
 }
 
 TEST_F(QuantizeTest, AnotherSeedGivesOtherTransforms) {
@@ -143,6 +175,7 @@ TEST_F(QuantizeTest, NamesWhatIsWrongWithTheOptions) {
   EXPECT_EQ(quantize([](O o) { o->batch = 0; }), "quantize.bad_option");
   EXPECT_EQ(quantize([](O o) { o->epochs = -1; }), "quantize.bad_option");
   EXPECT_EQ(quantize([](O o) { o->lr = 0; }), "quantize.bad_option");
+  EXPECT_EQ(quantize([](O o) { o->weight_lr = 0; }), "quantize.bad_option");
   EXPECT_EQ(quantize([](O o) { o->device = "abacus"; }), "quantize.bad_device");
   EXPECT_EQ(quantize([](O o) {
               o->method = "rtn";
@@ -151,6 +184,28 @@ TEST_F(QuantizeTest, NamesWhatIsWrongWithTheOptions) {
             "quantize.bad_option");
   EXPECT_EQ(ErrorName([&] { Quantize(model_, ShortCalibration(), nullptr); }),
             "quantize.needs_calibration");
+}
+
+// GPTQ and learned weights need text with every method.
+TEST_F(QuantizeTest, NamesWeightsWithoutCalibration) {
+  for (const auto weights : {QuantizeOptions::Weights::kGptq, QuantizeOptions::Weights::kLearned}) {
+    QuantizeOptions options;
+    options.method = "rtn";
+    options.weights = weights;
+    EXPECT_EQ(ErrorName([&] { Quantize(model_, options, nullptr); }), "quantize.needs_calibration");
+  }
+}
+
+TEST(Presets, AreNamedSetsOfOptions) {
+  EXPECT_THAT(PresetNames(), ::testing::ElementsAre("paper", "fast", "best"));
+  QuantizeOptions options;
+  ApplyPreset("fast", &options);
+  EXPECT_EQ(options.weights, QuantizeOptions::Weights::kLearned);
+  ApplyPreset("paper", &options);
+  EXPECT_EQ(options.weights, QuantizeOptions::Weights::kRtn);
+  EXPECT_EQ(options.epochs, QuantizeOptions().epochs);
+  EXPECT_EQ(options.lr, QuantizeOptions().lr);
+  EXPECT_EQ(ErrorName([&] { ApplyPreset("magic", &options); }), "quantize.unknown_preset");
 }
 
 TEST(MethodNames, AreTheRegistrys) {

@@ -51,6 +51,18 @@ void ResidualStream::RunBlock(const BlockWeights& weights, int64_t batch) {
   }
 }
 
+void ResidualStream::RunQuantizedBlock(const BlockTensors& quantized, int64_t batch) {
+  at::NoGradGuard no_grad;
+  const at::Tensor from = quantized_inputs();
+  if (!quantized_.defined()) quantized_ = at::empty_like(inputs_);
+  for (int64_t begin = 0; begin < windows(); begin += batch) {
+    const int64_t count = std::min(batch, windows() - begin);
+    const at::Tensor x = from.narrow(0, begin, count);
+    quantized_.narrow(0, begin, count)
+        .copy_(BlockForward(config_, quantized, rope_, x, /*amp=*/false));
+  }
+}
+
 void ResidualStream::Advance() { std::swap(inputs_, outputs_); }
 
 }  // namespace flatquant::compress

@@ -13,9 +13,10 @@
 namespace flatquant::compress {
 
 // The calibration windows on their way through the original network, block by
-// block, in float32. A block is trained on what enters and leaves it here, never
-// on what quantized blocks before it produce, so that blocks are independent.
-// Holds two copies of [windows, tokens, hidden].
+// block, in float32. A block that is trained on what enters and leaves it here does
+// not depend on the quantized blocks before it. Where something does depend on
+// them, the windows also travel through the quantized network, beside this one.
+// Holds two copies of [windows, tokens, hidden], three with the quantized network.
 class ResidualStream {
  public:
   // Starts with the embeddings of the windows' tokens.
@@ -25,6 +26,10 @@ class ResidualStream {
   // and site_maxima().
   void RunBlock(const BlockWeights& weights, int64_t batch);
 
+  // Runs the quantized block over quantized_inputs(), which become those of the next
+  // block. Before Advance; for every block or for none.
+  void RunQuantizedBlock(const BlockTensors& quantized, int64_t batch);
+
   // The block's outputs become the next one's inputs.
   void Advance();
 
@@ -33,6 +38,8 @@ class ResidualStream {
   const RopeTables& rope() const { return rope_; }
   const at::Tensor& inputs() const { return inputs_; }    // [windows, tokens, hidden]
   const at::Tensor& outputs() const { return outputs_; }  // the same shape
+  // What enters the block from the quantized blocks before it, if those were run.
+  const at::Tensor& quantized_inputs() const { return quantized_.defined() ? quantized_ : inputs_; }
 
   // The largest magnitude of each channel of a site's activation: [width].
   const at::Tensor& site_maxima(Site site) const { return maxima_[static_cast<size_t>(site)]; }
@@ -42,6 +49,7 @@ class ResidualStream {
   RopeTables rope_;
   at::Tensor inputs_;
   at::Tensor outputs_;
+  at::Tensor quantized_;
   std::array<at::Tensor, 4> maxima_;
 };
 

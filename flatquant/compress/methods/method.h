@@ -32,6 +32,10 @@ class Method {
 
   virtual bool NeedsCalibration() const = 0;
 
+  // Whether Choose trains the corrections of learned weights along with the rest,
+  // where the options ask for them. They are trained after it otherwise.
+  virtual bool LearnsWeights() const { return false; }
+
   // Units of progress that Choose reports per block.
   virtual int64_t StepsPerBlock(const QuantizeOptions& options, int64_t windows) const = 0;
 

@@ -7,20 +7,12 @@
 namespace flatquant::compress {
 namespace {
 
-TrainingOptions TrainingOptionsOf(const QuantizeOptions& options) {
-  TrainingOptions training;
-  training.epochs = options.epochs;
-  training.batch = options.batch;
-  training.lr = options.lr;
-  training.clip_lr = options.clip_lr;
-  return training;
-}
-
 // FlatQuant (Sun et al., ICML 2025): learned affine transforms, diagonals and
 // clips, block by block.
 class FlatQuant : public Method {
  public:
   bool NeedsCalibration() const override { return true; }
+  bool LearnsWeights() const override { return true; }
 
   int64_t StepsPerBlock(const QuantizeOptions& options, int64_t windows) const override {
     return TrainingSteps(TrainingOptionsOf(options), windows);
@@ -29,7 +21,8 @@ class FlatQuant : public Method {
   BlockParameters Choose(const BlockTask& task, BlockReport* report) const override {
     // Each block draws its own numbers, whatever blocks come before it.
     Rng rng(task.options.seed * 0x9e3779b97f4a7c15u + static_cast<uint64_t>(task.layer));
-    const BlockParameters parameters = InitialParameters(task, rng);
+    BlockParameters parameters = InitialParameters(task, rng);
+    if (task.options.LearnsWeights()) AddWeightCorrections(task.weights, &parameters);
     TrainingOptions training = TrainingOptionsOf(task.options);
     training.seed = rng.Next();
     training.amp = task.amp;

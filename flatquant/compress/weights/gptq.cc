@@ -1,0 +1,109 @@
+#include "flatquant/compress/weights/gptq.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+
+#include "flatquant/base/error.h"
+#include "flatquant/packed/nibbles.h"
+
+namespace flatquant::compress {
+namespace {
+
+// The upper Cholesky factor of the inverse of the damped Hessian.
+at::Tensor InverseFactor(const at::Tensor& hessian, double damping, const std::string& where) {
+  const at::Tensor mean = hessian.diagonal().mean();
+  const at::Tensor damped =
+      hessian + at::eye(hessian.size(0), hessian.options()) * (mean * damping);
+  const auto factor = [&where](const at::Tensor& matrix, bool upper) {
+    auto [result, info] = at::linalg_cholesky_ex(matrix, upper);
+    if (info.item<int>() == 0) return result;
+    throw Error("gptq.singular", where, "the Hessian of its inputs is not positive definite",
+                "calibrate on more text (--nsamples)");
+  };
+  return factor(at::cholesky_inverse(factor(damped, false)), true);
+}
+
+}  // namespace
+
+QuantizedWeight Gptq(const at::Tensor& weight, const WeightGrid& grid, const at::Tensor& hessian,
+                     const GptqOptions& options, const std::string& where) {
+  FLATQUANT_CHECK(hessian.size(0) == weight.size(1) && hessian.scalar_type() == at::kDouble);
+  at::NoGradGuard no_grad;
+  const int64_t cols = weight.size(1);
+  const at::Tensor scale = grid.scale.to(at::kDouble).squeeze(1);
+
+  at::Tensor h = hessian;
+  at::Tensor open = weight.to(at::kDouble);  // [rows, cols], what is still to be rounded
+  const at::Tensor dead = h.diagonal() == 0;
+  h = h + at::diag(dead.to(at::kDouble));
+  open = at::where(dead, at::zeros_like(open), open);
+
+  at::Tensor order;
+  if (options.act_order) {
+    order = at::argsort(h.diagonal(), /*dim=*/0, /*descending=*/true);
+    h = h.index_select(0, order).index_select(1, order);
+    open = open.index_select(1, order);
+  }
+  const at::Tensor factor = InverseFactor(h, options.damping, where);
+
+  // Columns are rows here, so that each is contiguous.
+  at::Tensor rest = open.t().contiguous();
+  const at::Tensor codes = at::empty_like(rest);
+  for (int64_t begin = 0; begin < cols; begin += options.block_columns) {
+    const int64_t end = std::min(begin + options.block_columns, cols);
+    const at::Tensor errors = at::empty_like(rest.narrow(0, begin, end - begin));
+    for (int64_t j = begin; j < end; ++j) {
+      const at::Tensor column = rest.select(0, j);
+      const at::Tensor code =
+          (column / scale).round().clamp(SmallestCode(grid.bits), LargestCode(grid.bits));
+      const at::Tensor error = (column - code * scale) / factor.select(0, j).select(0, j);
+      codes.select(0, j).copy_(code);
+      errors.select(0, j - begin).copy_(error);
+      at::Tensor later = rest.narrow(0, j, end - j);
+      later.addr_(factor.select(0, j).narrow(0, j, end - j), error, 1, -1);
+    }
+    if (end == cols) break;
+    at::Tensor later = rest.narrow(0, end, cols - end);
+    const at::Tensor to_later = factor.narrow(0, begin, end - begin).narrow(1, end, cols - end);
+    later.addmm_(to_later.t(), errors, 1, -1);
+  }
+
+  at::Tensor chosen = codes.t();
+  if (options.act_order) chosen = at::empty_like(chosen).index_copy_(1, order, chosen);
+  return {grid.bits, chosen.to(at::kChar).contiguous(), grid.scale};
+}
+
+WeightGrid ShrinkToLeastError(const at::Tensor& weight, const WeightGrid& grid) {
+  at::NoGradGuard no_grad;
+  constexpr int kSteps = 80;
+  constexpr double kStep = 0.01;
+  constexpr double kExponent = 2.4;
+  at::Tensor best_error, best_factor = at::ones_like(grid.scale);
+  for (int i = 0; i < kSteps; ++i) {
+    const at::Tensor scale = grid.scale * (1 - kStep * i);
+    const at::Tensor rounded =
+        (weight / scale).round().clamp(SmallestCode(grid.bits), LargestCode(grid.bits)) * scale;
+    const at::Tensor error = (weight - rounded).abs().pow(kExponent).sum(1, true);
+    if (i == 0) {
+      best_error = error;
+      continue;
+    }
+    const at::Tensor better = error < best_error;
+    best_error = at::where(better, error, best_error);
+    best_factor = at::where(better, at::full_like(best_factor, 1 - kStep * i), best_factor);
+  }
+  WeightGrid shrunk = grid;
+  shrunk.scale = grid.scale * best_factor;
+  shrunk.high = grid.high * best_factor;
+  shrunk.low = grid.low * best_factor;
+  return shrunk;
+}
+
+double HessianError(const at::Tensor& weight, const QuantizedWeight& quantized,
+                    const at::Tensor& hessian) {
+  const at::Tensor error = weight.to(at::kDouble) - quantized.Values().to(at::kDouble);
+  return (at::matmul(error, hessian.to(at::kDouble)) * error).sum().item<double>();
+}
+
+}  // namespace flatquant::compress

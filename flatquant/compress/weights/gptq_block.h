@@ -1,0 +1,26 @@
+#pragma once
+
+#include "flatquant/compress/block_parameters.h"
+#include "flatquant/compress/fold.h"
+#include "flatquant/compress/residual_stream.h"
+#include "flatquant/compress/weights/gptq.h"
+
+namespace flatquant::compress {
+
+struct GptqBlockOptions {
+  GptqOptions gptq;
+  bool mse = false;   // search each row's clip, see ShrinkToLeastError
+  int64_t batch = 4;  // windows at a time
+};
+
+// Chooses the codes of a block's weights by GPTQ, site after site in the order of the
+// forward pass: a site's Hessian is that of its transformed, quantized activations
+// over stream.quantized_inputs(), the sites before it having their quantized weights.
+// folded: Fold's result in float64. scheme.weight_bits < 16. where: the block, for
+// errors. Errors: gptq.singular.
+QuantizedWeights GptqBlock(const ModelConfig& config, const BlockTensors& folded,
+                           const BlockParameters& parameters, const Scheme& scheme,
+                           const ResidualStream& stream, const GptqBlockOptions& options,
+                           const std::string& where);
+
+}  // namespace flatquant::compress
