@@ -126,7 +126,7 @@ TEST(EndToEnd, RunsEveryTestOfThePlan) {
   const auto engine = Engine::FromPacked(SyntheticModel(TinyShape(), Variant::kFlatQuant, 8, 1),
                                          {.threads = 2, .precision = Precision::kBF16});
   EXPECT_TRUE(engine->multiplies_integers());
-  Run run;
+  bench::Run run;
   RunEndToEnd(*engine, {"tiny", "flatquant", true}, QuickPlan(), &run);
   EXPECT_THAT(Tests(run), ElementsAre("pp20 b1", "tg3 b1", "tg3 b2", "pp20 @ d9 b1", "tg3 @ d9 b1",
                                       "tg3 @ d9 b2"));
@@ -155,7 +155,7 @@ TEST(Operations, RunOnAnyShape) {
   config.hidden = 512;  // copies of tiny weights would be many
   config.head_dim = 128;
   config.ffn = 1024;
-  Run run;
+  bench::Run run;
   RunAttention(config, plan, pool, &run);
   EXPECT_EQ(run.results.size(), 4u);
   RunKernels(config, plan, pool, &run);
@@ -171,7 +171,7 @@ TEST(Results, MediansAndDeviations) {
 }
 
 TEST(Results, Formats) {
-  Run run;
+  bench::Run run;
   run.threads = 2;
   run.kernels = KernelsInUse();
   Result result;

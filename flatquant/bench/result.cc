@@ -24,11 +24,17 @@ bool HasShares(const Run& run) {
                      [](const Result& result) { return !result.shares.empty(); });
 }
 
+// Characters of UTF-8 text: all bytes but those that continue one.
+size_t Columns(const std::string& text) {
+  return static_cast<size_t>(
+      std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xc0) != 0x80; }));
+}
+
 // Aligned columns: the first ones are words, numbers stand to the right.
 std::string Table(const std::vector<Row>& rows) {
   std::vector<size_t> widths(rows[0].size(), 0);
   for (const Row& row : rows) {
-    for (size_t c = 0; c < row.size(); ++c) widths[c] = std::max(widths[c], row[c].size());
+    for (size_t c = 0; c < row.size(); ++c) widths[c] = std::max(widths[c], Columns(row[c]));
   }
   std::string text;
   for (size_t r = 0; r < rows.size(); ++r) {
