@@ -4,7 +4,9 @@
 #
 # builds flatquant_NAME from every .cc file of the calling folder (and the
 # folders below it), and flatquant_NAME_test from every test file. Test files
-# are named test.cc or *_test.cc, benchmarks bench.cc or *_bench.cc.
+# are named test.cc or *_test.cc. Where Google Benchmark is installed, every
+# bench.cc goes into flatquant_NAME_bench; a *_bench.cc is a program of its own
+# and not part of the build.
 #
 # A file's suffix alone selects its instruction set:
 #   *avx512.cc        AVX-512 F/BW/DQ/VL
@@ -17,6 +19,7 @@
 # instruction sets are reached only through the run-time dispatch.
 
 include(GoogleTest OPTIONAL)
+find_package(benchmark QUIET)
 
 set(FLATQUANT_AVX512_FLAGS -mavx512f -mavx512bw -mavx512dq -mavx512vl)
 
@@ -82,6 +85,8 @@ function(flatquant_room name)
   if(ARG_EXCLUDE)
     list(FILTER sources EXCLUDE REGEX ${ARG_EXCLUDE})
   endif()
+  set(benches ${sources})
+  list(FILTER benches INCLUDE REGEX "(^|/)bench\\.cc$")
   set(tests ${sources})
   list(FILTER tests INCLUDE REGEX "(^|/|_)test\\.cc$")
   list(FILTER sources EXCLUDE REGEX "(^|/|_)(test|bench)\\.cc$")
@@ -105,5 +110,10 @@ function(flatquant_room name)
   endif()
   if(tests)
     flatquant_test(${target}_test SOURCES ${tests} DEPS ${target} ${ARG_TEST_DEPS})
+  endif()
+  if(benches AND benchmark_FOUND)
+    add_executable(${target}_bench ${benches})
+    target_link_libraries(${target}_bench PRIVATE ${target} benchmark::benchmark benchmark::benchmark_main)
+    flatquant_target_options(${target}_bench)
   endif()
 endfunction()

@@ -221,6 +221,18 @@ TEST(GemmIntTest, SeveralTokenSlices) {
   });
 }
 
+// 4 MB of output on vector boundaries, from where on the AMX kernel streams.
+TEST(GemmIntTest, LargeOutputs) {
+  ThreadPool pool(2);
+  ForEachGemm([&](const GemmIntKernel& kernel) {
+    Rng rng(7);
+    IntMatrix matrix = MakeMatrix(4, 2045, 24, [&] { return static_cast<int>(rng.Below(16)) - 8; });
+    const Problem problem = MakeProblem(std::move(matrix), 513, rng,
+                                        [&] { return static_cast<int>(rng.Below(255)) - 127; });
+    RunAndCheck(problem, {.has_residual = true}, kernel, pool);
+  });
+}
+
 // A group's linears differ in shape, bits and activations.
 TEST(GemmIntTest, AGroupComputesEachOfItsLinears) {
   ThreadPool pool(2);

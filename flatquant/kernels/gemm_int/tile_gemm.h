@@ -1,5 +1,7 @@
 #pragma once
 
+#include <immintrin.h>
+
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
@@ -119,32 +121,34 @@ void Multiply(Tiles& tiles, TileProduct p) {
   });
 }
 
-// y of 16 tokens x 16 rows from their sums; fewer where the output ends.
-inline void WriteTile(const GemmIntArgs& args, const int32_t* sums, int64_t m, int64_t tokens,
-                      int64_t row, int64_t rows) {
+// y of one token and 16 rows from their sums; fewer where the output ends.
+inline void WriteRow(const GemmIntArgs& args, const int32_t* sum, int64_t m, int64_t row,
+                     int64_t rows, bool stream) {
   const float* scale = args.weights->scale.data() + row;
   const float* bias = args.weights->bias.data() + row;
-  for (int64_t i = 0; i < tokens; ++i) {
-    const float act_scale = args.act_scale[m + i];
-    const int32_t* sum = sums + i * 16;
-    float* y = args.y + (m + i) * args.y_stride + row;
-    float out[16];
-    for (int64_t r = 0; r < 16; ++r) {
-      out[r] = static_cast<float>(sum[r]) * (act_scale * scale[r]) + bias[r];
-    }
-    const float* residual =
-        args.residual == nullptr ? nullptr : args.residual + (m + i) * args.residual_stride + row;
-    if (rows == 16) {  // whole vectors
-      for (int64_t r = 0; residual != nullptr && r < 16; ++r) out[r] += residual[r];
-      std::memcpy(y, out, sizeof(out));
+  const float act_scale = args.act_scale[m];
+  float* y = args.y + m * args.y_stride + row;
+  float out[16];
+  for (int64_t r = 0; r < 16; ++r) {
+    out[r] = static_cast<float>(sum[r]) * (act_scale * scale[r]) + bias[r];
+  }
+  const float* residual =
+      args.residual == nullptr ? nullptr : args.residual + m * args.residual_stride + row;
+  if (rows == 16) {  // whole vectors
+    for (int64_t r = 0; residual != nullptr && r < 16; ++r) out[r] += residual[r];
+    if (stream) {
+      _mm256_stream_ps(y, _mm256_loadu_ps(out));
+      _mm256_stream_ps(y + 8, _mm256_loadu_ps(out + 8));
     } else {
-      for (int64_t r = 0; residual != nullptr && r < rows; ++r) out[r] += residual[r];
-      std::memcpy(y, out, static_cast<size_t>(rows) * sizeof(float));
+      std::memcpy(y, out, sizeof(out));
     }
+  } else {
+    for (int64_t r = 0; residual != nullptr && r < rows; ++r) out[r] += residual[r];
+    std::memcpy(y, out, static_cast<size_t>(rows) * sizeof(float));
   }
 }
 
-// A task of GemmInt. kBlockCols: columns of a block, a multiple of 64.
+// A task of GemmInt. kBlockCols: columns of a block at most, a multiple of 64.
 template <typename Tiles, int64_t kBlockCols>
 class TileGemm {
  public:
@@ -156,7 +160,9 @@ class TileGemm {
         row_begin_(row_begin),
         row_end_(row_end),
         panels_((row_end - row_begin + kVnniPanelRows - 1) / kVnniPanelRows),
-        steps_(VnniSteps(args.weights->cols)) {
+        steps_(VnniSteps(args.weights->cols)),
+        blocks_((steps_ + kMostSteps - 1) / kMostSteps),
+        block_steps_((steps_ + blocks_ - 1) / blocks_) {
     const int64_t token_tiles = (tokens_ + kTileHeight - 1) / kTileHeight;
     const int64_t sum_bytes = token_tiles * 2 * panels_ * kTileSize;
     uint8_t* scratch = GemmIntScratch(static_cast<size_t>(sum_bytes + kWideBytes + kEdgeBytes));
@@ -166,24 +172,25 @@ class TileGemm {
   }
 
   void Run() {
-    const int64_t blocks = (steps_ + kBlockSteps - 1) / kBlockSteps;
-    const int64_t count = blocks * panels_;
+    const int64_t count = blocks_ * panels_;
     // Few tokens: all their columns fit the L2, and blocks follow each other as weights
     // lie in memory, which are read at its speed. Many: a block of columns of all tokens
     // stays in the L2 while all rows pass.
     const bool in_memory_order = tokens_ <= kFewTokens;
     const auto place = [&](int64_t i) {
-      return in_memory_order ? Place{i % blocks, i / blocks} : Place{i / panels_, i % panels_};
+      return in_memory_order ? Place{i % blocks_, i / blocks_} : Place{i / panels_, i % panels_};
     };
     for (int64_t i = 0; i < count; ++i) RunBlock(place(i), place(std::min(i + 1, count - 1)));
+    WriteOutput();
   }
 
  private:
-  static constexpr int64_t kBlockSteps = kBlockCols / kVnniStepCols;
-  static constexpr int64_t kWideBytes = kBlockSteps * kWideStepBytes;
+  static constexpr int64_t kMostSteps = kBlockCols / kVnniStepCols;
+  static constexpr int64_t kWideBytes = kMostSteps * kWideStepBytes;
   static constexpr int64_t kBlockTokens = 2 * kTileHeight;
   static constexpr int64_t kEdgeBytes = kBlockTokens * kBlockCols;
   static constexpr int64_t kFewTokens = 64;
+  static constexpr int64_t kStreamBytes = int64_t{4} << 20;  // two L2s' worth
 
   struct Place {
     int64_t block;  // of columns
@@ -191,7 +198,7 @@ class TileGemm {
   };
 
   int64_t Steps(Place place) const {
-    return std::min(kBlockSteps, steps_ - place.block * kBlockSteps);
+    return std::min(block_steps_, steps_ - place.block * block_steps_);
   }
 
   const uint8_t* Packed(Place place) const {
@@ -199,15 +206,14 @@ class TileGemm {
     return weights.data.data() +
            (row_begin_ / kVnniPanelRows + place.panel) *
                VnniPanelBytes(weights.bits, weights.cols) +
-           place.block * kBlockSteps * VnniStepBytes(weights.bits);
+           place.block * block_steps_ * VnniStepBytes(weights.bits);
   }
 
   void RunBlock(Place place, Place next) {
     const int bits = args_.weights->bits;
     const int64_t steps = Steps(place);
-    const int64_t step_begin = place.block * kBlockSteps;
+    const int64_t step_begin = place.block * block_steps_;
     WidenPanel(VnniIsNibble(bits), Packed(place), steps, wide_);
-    const bool last = step_begin + steps == steps_;
     // Each block of tokens fetches its share of the next block of weights.
     const int64_t lines = Steps(next) * VnniStepBytes(bits) / 64;
     for (int64_t m = 0; m < tokens_; m += kBlockTokens) {
@@ -232,7 +238,6 @@ class TileGemm {
       } else {
         Multiply<Tiles, 1>(tiles_, product);
       }
-      if (last) WriteTokens(m, tokens, place.panel);
     }
   }
 
@@ -250,16 +255,21 @@ class TileGemm {
     return edge_;
   }
 
-  void WriteTokens(int64_t m, int64_t tokens, int64_t panel) {
-    for (int64_t i = 0; i < tokens; i += kTileHeight) {
-      for (int64_t tile = 2 * panel; tile < 2 * panel + 2; ++tile) {
-        const int64_t row = row_begin_ + tile * 16;
-        const int64_t rows = std::min<int64_t>(16, row_end_ - row);
-        if (rows <= 0) break;
-        WriteTile(args_, SumTile((m + i) / kTileHeight, tile), m_begin_ + m + i,
-                  std::min(kTileHeight, tokens - i), row, rows);
+  // Row by row of y, since scattered lines would each wait for memory. A large y is
+  // streamed past the caches, which would lose it anyway, and would first read it.
+  void WriteOutput() {
+    const int64_t y_bytes =
+        args_.tokens * args_.weights->rows * static_cast<int64_t>(sizeof(float));
+    const bool aligned = reinterpret_cast<uintptr_t>(args_.y) % 64 == 0 && args_.y_stride % 16 == 0;
+    const bool stream = aligned && y_bytes >= kStreamBytes;
+    for (int64_t m = 0; m < tokens_; ++m) {
+      for (int64_t row = row_begin_; row < row_end_; row += 16) {
+        const int32_t* tile = SumTile(m / kTileHeight, (row - row_begin_) / 16);
+        WriteRow(args_, tile + m % kTileHeight * 16, m_begin_ + m, row,
+                 std::min<int64_t>(16, row_end_ - row), stream);
       }
     }
+    if (stream) _mm_sfence();
   }
 
   int32_t* SumTile(int64_t token_tile, int64_t row_tile) {
@@ -273,10 +283,12 @@ class TileGemm {
   const int64_t row_begin_;
   const int64_t row_end_;
   const int64_t panels_;
-  const int64_t steps_;
-  int32_t* sums_;  // tiles [token tile][row tile]
-  int8_t* wide_;   // a block's tiles [step][half of the rows]
-  int8_t* edge_;   // the last tokens' columns of a block, padded
+  const int64_t steps_;  // of 64 columns
+  const int64_t blocks_;
+  const int64_t block_steps_;  // about the same in each block
+  int32_t* sums_;              // tiles [token tile][row tile]
+  int8_t* wide_;               // a block's tiles [step][half of the rows]
+  int8_t* edge_;               // the last tokens' columns of a block, padded
   Tiles tiles_;
 };
 
