@@ -46,7 +46,8 @@ struct Outcome {
   }
 };
 
-Outcome Flatquant(std::vector<std::string> arguments) {
+// isa: the value of FLATQUANT_ISA, if not empty.
+Outcome Flatquant(std::vector<std::string> arguments, const std::string& isa = {}) {
   const fs::path scratch = ScratchFolder();
   const fs::path out = scratch / "out";
   const fs::path err = scratch / "err";
@@ -56,6 +57,7 @@ Outcome Flatquant(std::vector<std::string> arguments) {
   argv.push_back(nullptr);
   const pid_t child = ::fork();
   if (child == 0) {
+    if (!isa.empty()) ::setenv("FLATQUANT_ISA", isa.c_str(), 1);
     ::dup2(::open("/dev/null", O_RDONLY), STDIN_FILENO);
     ::dup2(::open(out.c_str(), O_WRONLY | O_CREAT, 0600), STDOUT_FILENO);
     ::dup2(::open(err.c_str(), O_WRONLY | O_CREAT, 0600), STDERR_FILENO);
@@ -74,10 +76,10 @@ TEST(Cli, VersionAndHelp) {
   EXPECT_THAT(version.out, StartsWith("flatquant "));
   const Outcome help = Flatquant({"--help"});
   EXPECT_EQ(help.status, 0);
-  for (const char* command : {"quantize", "eval", "generate", "tokenize", "inspect"}) {
+  for (const char* command : {"quantize", "eval", "generate", "tokenize", "bench", "inspect"}) {
     EXPECT_THAT(help.out, HasSubstr(std::string("\n  ") + command));
   }
-  for (const char* command : {"eval", "generate"}) {
+  for (const char* command : {"eval", "generate", "bench"}) {
     const Outcome one = Flatquant({command, "--help"});
     EXPECT_EQ(one.status, 0);
     EXPECT_EQ(one.err, "");
@@ -98,6 +100,10 @@ TEST(Cli, UsageErrorsExitWithTwo) {
       {"generate", kDemo},
       {"tokenize", kDemo, "-p", "a", "--jsonl", "b"},
       {"inspect"},
+      {"bench", "--shape", "gpt-5"},
+      {"bench", "--variant", "flatquant,int5"},
+      {"bench", "-b", "0"},
+      {"bench", kDemo, "second-model"},
   };
   for (const auto& arguments : kBad) {
     const Outcome outcome = Flatquant(arguments);
@@ -178,6 +184,55 @@ TEST(Cli, InspectTheCpu) {
   EXPECT_THAT(outcome.out, HasSubstr("usable cores"));
   const json machine = json::parse(Flatquant({"inspect", "--cpu", "--json", "-"}).out);
   EXPECT_TRUE(machine.at("cpu").at("kernels").contains("GemmInt"));
+}
+
+// The binary runs on machines with less: kernels of a narrower instruction set are
+// taken, and give the same text but for rare ties.
+TEST(Cli, ForcedInstructionSets) {
+  double values[2];
+  int i = 0;
+  for (const char* isa : {"reference", "avx2"}) {
+    const json cpu = json::parse(Flatquant({"inspect", "--cpu", "--json", "-"}, isa).out).at("cpu");
+    EXPECT_EQ(cpu.at("isa_limit"), isa);
+    EXPECT_EQ(cpu.at("kernels").at("GemmInt"), i == 0 ? "Reference" : "X86Avx2");
+    EXPECT_THAT(Flatquant({"inspect", "--cpu"}, isa).out,
+                HasSubstr(i == 0 ? "*Reference" : "*X86Avx2"));
+    const Outcome outcome = Flatquant(
+        {"eval", kDemo, "--ppl", kEvalSpec, "--seqlen", "128", "--limit", "1", "--json", "-"}, isa);
+    ASSERT_EQ(outcome.status, 0) << outcome.err;
+    values[i++] = json::parse(outcome.out).at("results").at(0).at("value").get<double>();
+  }
+  // Sums in another order, nothing else: 127 likelihoods, each within 1e-4.
+  EXPECT_NEAR(values[0], values[1], 1e-3 * values[0]);
+}
+
+TEST(Cli, UnknownInstructionSetsAreRefused) {
+  for (const std::vector<std::string>& arguments : {std::vector<std::string>{"inspect", "--cpu"},
+                                                    {"bench"},
+                                                    {"generate", kDemo, "-p", "a", "-n", "1"}}) {
+    const Outcome outcome = Flatquant(arguments, "avx1024");
+    EXPECT_EQ(outcome.status, 1);
+    EXPECT_THAT(outcome.OnlyErrorLine(),
+                AllOf(HasSubstr("avx1024"), HasSubstr("[kernels.unknown_isa]")));
+  }
+}
+
+TEST(Cli, BenchPrintsATableOrOneObject) {
+  const std::vector<std::string> command = {"bench", kDemo, "-p", "16", "-n", "4",
+                                            "-b",    "1,2", "-r", "2",  "-t", "2"};
+  const Outcome table = Flatquant(command);
+  ASSERT_EQ(table.status, 0) << table.err;
+  EXPECT_THAT(table.out, AllOf(StartsWith("| model "), HasSubstr("| pp16 |"), HasSubstr(" tg4 |"),
+                               HasSubstr("limits: read "), HasSubstr("kernels: ")));
+  std::vector<std::string> machine = command;
+  machine.insert(machine.end(), {"--json", "-"});
+  const json results = json::parse(Flatquant(machine).out).at("results");
+  ASSERT_EQ(results.size(), 3u);
+  EXPECT_EQ(results[0].at("test"), "pp16");
+  EXPECT_EQ(results[0].at("variant"), "bf16");
+  EXPECT_EQ(results[0].at("unit"), "tokens/s");
+  EXPECT_GT(results[0].at("percent_of_limit").get<double>(), 0);
+  EXPECT_EQ(results[2].at("batch"), 2);
 }
 
 TEST(Cli, InspectAPthFile) {
