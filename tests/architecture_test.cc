@@ -156,7 +156,8 @@ TEST(ArchitectureTest, EveryKernelFolderIsComplete) {
     if (!entry.is_directory()) continue;
     const fs::path folder = entry.path();
     const std::string name = folder.filename().string();
-    if (name == "cuda") continue;  // what the CUDA files of all operations share
+    if (name == "cuda") continue;    // what the CUDA files of all operations share
+    if (name == "limits") continue;  // measures the machine: there is no result to compare
     ++folders;
     EXPECT_TRUE(fs::exists(folder / (name + ".h"))) << name << " lacks its contract";
     EXPECT_TRUE(fs::exists(folder / "reference.cc")) << name << " lacks its reference";
