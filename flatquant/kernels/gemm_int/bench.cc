@@ -8,6 +8,7 @@
 // clocks and neighbours change.
 #include <benchmark/benchmark.h>
 
+#include <chrono>
 #include <string>
 #include <vector>
 
@@ -87,13 +88,18 @@ struct Problem {
   GemmIntArgs args;
 };
 
-void Run(benchmark::State& state, Problem& problem) {
-  size_t next = 0;
+// Returns the mean seconds of a call.
+double Run(benchmark::State& state, Problem& problem) {
+  using Clock = std::chrono::steady_clock;
+  size_t calls = 0;
+  const Clock::time_point begin = Clock::now();
   for (auto _ : state) {
-    problem.args.weights = &problem.weights[next++ % problem.weights.size()];
+    problem.args.weights = &problem.weights[calls++ % problem.weights.size()];
     GemmInt(problem.args, Pool());
     benchmark::DoNotOptimize(problem.y.data());
   }
+  const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
+  return seconds / static_cast<double>(calls);
 }
 
 void ManyTokens(benchmark::State& state, const KernelEntry<GemmIntKernel>& entry, Shape shape) {
@@ -101,21 +107,18 @@ void ManyTokens(benchmark::State& state, const KernelEntry<GemmIntKernel>& entry
   Problem problem(shape, kTokens, 0, *entry.kernel);
   const double operations = 2.0 * static_cast<double>(kTokens * shape.rows * shape.cols);
   const double peak = PeakOperations(MeasureLimits(Pool()), entry.isa);
-  Run(state, problem);
-  using benchmark::Counter;
-  state.counters["GOPS"] = Counter(1e-9 * operations, Counter::kIsIterationInvariantRate);
-  state.counters["percent"] = Counter(100 * operations / peak, Counter::kIsIterationInvariantRate);
+  const double rate = operations / Run(state, problem);
+  state.counters["GOPS"] = 1e-9 * rate;
+  state.counters["percent"] = 100 * rate / peak;
 }
 
 void OneToken(benchmark::State& state, const KernelEntry<GemmIntKernel>& entry, Shape shape) {
   constexpr int64_t kWeightBytes = int64_t{512} << 20;  // more than caches hold
   Problem problem(shape, 1, kWeightBytes, *entry.kernel);
-  const double bytes = static_cast<double>(problem.weights[0].bytes());
   const double peak = MeasureLimits(Pool()).read_bytes_per_s;
-  Run(state, problem);
-  using benchmark::Counter;
-  state.counters["GB/s"] = Counter(1e-9 * bytes, Counter::kIsIterationInvariantRate);
-  state.counters["percent"] = Counter(100 * bytes / peak, Counter::kIsIterationInvariantRate);
+  const double rate = static_cast<double>(problem.weights[0].bytes()) / Run(state, problem);
+  state.counters["GB/s"] = 1e-9 * rate;
+  state.counters["percent"] = 100 * rate / peak;
 }
 
 bool Register() {
