@@ -26,7 +26,7 @@ inline constexpr int64_t kTileHeight = 16;
 inline constexpr int64_t kTileBytes = 64;  // of a row
 inline constexpr int64_t kTileSize = kTileHeight * kTileBytes;
 
-#ifdef __AMX_TILE__
+#if defined(__AMX_TILE__) || defined(__AMXTILE__)  // as GCC and Clang call it
 
 // Assembly, because the compilers' intrinsics want literal tile numbers, which a
 // template's argument is not.
@@ -75,7 +75,7 @@ class AmxTiles {
   }
 };
 
-#endif  // __AMX_TILE__
+#endif  // AMX
 
 // The same in plain C++.
 class EmulatedTiles {

@@ -23,11 +23,11 @@ namespace flatquant {
 namespace {  // a copy per file, because files differ in instruction set
 
 // Two tiles, the halves of a panel's rows, of one step of 64 columns.
-constexpr int64_t kWideStepBytes = 2 * kTileSize;
+inline constexpr int64_t kWideStepBytes = 2 * kTileSize;
 
 // Far enough ahead for lines to have come from memory: few tokens leave no time for
 // it in between.
-constexpr int64_t kWidenAheadBytes = 8192;
+inline constexpr int64_t kWidenAheadBytes = 8192;
 
 // One vector of nibbles to two of int8, 64 bytes each. The loops here are written
 // for the vectoriser: whole vectors, no dependence.
