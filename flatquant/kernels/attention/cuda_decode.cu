@@ -11,7 +11,8 @@
 // One token per sequence. Bound by the cache's bytes: each packed K and V vector is read
 // once, by one warp, for all query heads of its group (up to eight, the rows of a
 // tensor-core product; the other eight rows stay zero). Warps walk over blocks of 32
-// positions with an online softmax; CTAs share a sequence (split KV) where sequences and
+// positions with an online softmax, each with a ring of blocks in shared memory that
+// asynchronous copies fill ahead. CTAs share a sequence (split KV) where sequences and
 // heads alone would not fill the GPU, and a second kernel adds up their results.
 
 namespace flatquant {
@@ -21,7 +22,8 @@ constexpr int kWarps = 4;
 constexpr int kBlock = 32;     // positions per step of a warp
 constexpr int kGroupRows = 8;  // query heads per CTA
 constexpr float kLog2E = 1.4426950408889634f;
-// CTAs to aim for per multiprocessor: what registers let run at once.
+constexpr int kSlots = 3;  // blocks in a warp's ring: two on their way, one in use
+// CTAs to aim for per multiprocessor: what registers and shared memory let run at once.
 constexpr int64_t kCtasPerSm = 3;
 
 int64_t Splits(const CudaAttentionDecodeArgs& args) {
@@ -43,8 +45,61 @@ struct Merge {
   Partial partial[kWarps][kGroupRows];
 };
 
+// A block's K and V as the cache holds them: 32 vectors, scales and zero points each.
+template <int kDim>
+struct Block {
+  static constexpr int kRow = kDim / 2;  // bytes of a vector
+  uint8_t k[kBlock * kRow];
+  uint8_t v[kBlock * kRow];  // position p at VRow(p)
+  float k_scale[kBlock];
+  float v_scale[kBlock];
+  uint8_t k_zero[kBlock];
+  uint8_t v_zero[kBlock];
+
+  // Lanes that read together read positions 2 c of V, which would lie in one half of the
+  // banks (a quarter for 64 elements): every other one changes places with its neighbour.
+  static __device__ int VRow(int p) { return p ^ (p >> (kDim == 128 ? 1 : 2) & 1); }
+
+  // Starts the copies of positions [first, first + 32); base + first is a multiple of 32.
+  __device__ void Request(const CudaKvPlane& key, const CudaKvPlane& value, int64_t at) {
+    const int lane = threadIdx.x % 32;
+    const auto copy = [](void* to, const void* from) {
+      cuda::CopyAsync16(static_cast<uint32_t>(__cvta_generic_to_shared(to)), from, 16);
+    };
+#pragma unroll
+    for (int i = lane; i < kBlock * kRow / 16; i += 32) {
+      copy(k + i * 16, key.data + at * kRow + i * 16);
+      copy(v + VRow(i / (kRow / 16)) * kRow + i % (kRow / 16) * 16,
+           value.data + at * kRow + i * 16);
+    }
+    if (lane < 8) {
+      copy(k_scale + lane * 4, key.scale + at + lane * 4);
+    } else if (lane < 16) {
+      copy(v_scale + (lane - 8) * 4, value.scale + at + (lane - 8) * 4);
+    } else if (lane < 18) {
+      copy(k_zero + (lane - 16) * 16, key.zero + at + (lane - 16) * 16);
+    } else if (lane < 20) {
+      copy(v_zero + (lane - 18) * 16, value.zero + at + (lane - 18) * 16);
+    }
+  }
+};
+
+template <int kWords>
+__device__ void LoadWords(const uint8_t* from, uint32_t (&words)[kWords]) {
+  if constexpr (kWords == 4) {
+    const uint4 x = *reinterpret_cast<const uint4*>(from);
+    words[0] = x.x, words[1] = x.y, words[2] = x.z, words[3] = x.w;
+  } else if constexpr (kWords == 2) {
+    const uint2 x = *reinterpret_cast<const uint2*>(from);
+    words[0] = x.x, words[1] = x.y;
+  } else {
+    words[0] = *reinterpret_cast<const uint32_t*>(from);
+  }
+}
+
 template <typename T, int kDim>
 struct Warp {
+  static constexpr int kRow = kDim / 2;
   static constexpr int kSteps = kDim / 16;
   static constexpr int kKeyWords = kDim / 32;    // a lane's share of a K vector
   static constexpr int kValueWords = kDim / 64;  // a lane's share of a V vector
@@ -71,115 +126,107 @@ struct Warp {
   }
   static __device__ uint32_t Bits(T x) { return reinterpret_cast<const uint16_t&>(x); }
 
-  // Positions [first, first + 32), those in [begin, end) counted.
-  __device__ void Step(const CudaKvPlane& k, const CudaKvPlane& v, int64_t base, int first,
-                       int begin, int end, float scale) {
-    const int lane = threadIdx.x % 32;
-    const int g = lane / 4;
-    const int c = lane % 4;
-    // Everything is requested before anything is used. Positions past the end are read
-    // at the last one and then masked.
-    uint32_t key[4][kKeyWords];
-    float key_zero[4];
-    uint32_t value[8][kValueWords];
-    float key_scale[8], value_scale[8], value_zero[8];
+  // score[t]: rows g, positions 8 t + 2 c and 8 t + 2 c + 1 of the block.
+  __device__ void Scores(const Block<kDim>& block, float (&score)[4][4]) const {
+    const int g = threadIdx.x % 32 / 4;
+    const int c = threadIdx.x % 4;
 #pragma unroll
     for (int t = 0; t < 4; ++t) {
-      const int64_t at = base + min(first + 8 * t + g, end - 1);
-      const uint8_t* from = k.data + at * (kDim / 2) + c * (kDim / 8);
-      if constexpr (kKeyWords == 4) {
-        const uint4 x = __ldg(reinterpret_cast<const uint4*>(from));
-        key[t][0] = x.x, key[t][1] = x.y, key[t][2] = x.z, key[t][3] = x.w;
-      } else {
-        const uint2 x = __ldg(reinterpret_cast<const uint2*>(from));
-        key[t][0] = x.x, key[t][1] = x.y;
-      }
-      key_zero[t] = k.zero[at];
-    }
-#pragma unroll
-    for (int p = 0; p < 8; ++p) {  // position 8 (p / 2) + 2 c + p % 2
-      const int64_t at = base + min(first + p / 2 * 8 + 2 * c + p % 2, end - 1);
-      const uint8_t* from = v.data + at * (kDim / 2) + g * (kDim / 16);
-      if constexpr (kValueWords == 2) {
-        const uint2 x = __ldg(reinterpret_cast<const uint2*>(from));
-        value[p][0] = x.x, value[p][1] = x.y;
-      } else {
-        value[p][0] = __ldg(reinterpret_cast<const uint32_t*>(from));
-      }
-      key_scale[p] = k.scale[at];
-      value_scale[p] = v.scale[at];
-      value_zero[p] = v.zero[at];
-    }
-
-    float score[4][4] = {};
-#pragma unroll
-    for (int t = 0; t < 4; ++t) {
-      const auto zero = cuda::ZeroPair<T>(key_zero[t], key_zero[t]);
+      uint32_t key[kKeyWords];
+      LoadWords(block.k + (8 * t + g) * kRow + c * (kRow / 4), key);
+      const uint32_t zero_point = block.k_zero[8 * t + g];
+      const auto zero = cuda::ZeroPair<T>(zero_point, zero_point);
 #pragma unroll
       for (int w = 0; w < kKeyWords; ++w) {
         uint32_t pairs[4];
-        cuda::WidenWord<T>(key[t][w], zero, pairs);
+        cuda::WidenWord<T>(key[w], zero, pairs);
         const uint32_t a0[4] = {q[2 * w][0], 0, q[2 * w][1], 0};
         const uint32_t a1[4] = {q[2 * w + 1][0], 0, q[2 * w + 1][1], 0};
         cuda::Mma16<T>(score[t], a0, pairs[0], pairs[1]);
         cuda::Mma16<T>(score[t], a1, pairs[2], pairs[3]);
       }
     }
+  }
 
-    float tile_top = -INFINITY;
-#pragma unroll
-    for (int p = 0; p < 8; ++p) {
-      const int position = first + p / 2 * 8 + 2 * c + p % 2;
-      float& s = score[p / 2][p % 2];
-      s = position >= begin && position < end ? s * (key_scale[p] * scale) : -INFINITY;
-      tile_top = fmaxf(tile_top, s);
-    }
-    tile_top = fmaxf(tile_top, __shfl_xor_sync(~0u, tile_top, 1));
-    tile_top = fmaxf(tile_top, __shfl_xor_sync(~0u, tile_top, 2));
-    if (tile_top == -INFINITY) tile_top = top;  // nothing here; rows agree on it
-    const float new_top = fmaxf(top, tile_top);
-    const float shrink = new_top == -INFINITY ? 1.0f : exp2f(top - new_top);
-    top = new_top;
-    sum *= shrink;
-#pragma unroll
-    for (int j = 0; j < kDim / 8; ++j) {
-      y[j][0] *= shrink;
-      y[j][1] *= shrink;
-    }
-
-    // Weights times V's scales span more than half's range; bfloat16 holds them, and
-    // q - zero exactly.
+  // Weights times V's scales span more than half's range; bfloat16 holds them, and
+  // q - zero exactly. weight: of positions 16 u + {2 c, 2 c + 1, 2 c + 8, 2 c + 9}.
+  __device__ void AddValues(const Block<kDim>& block, int u, const float (&weight)[4]) {
     using Wide = __nv_bfloat16;
+    const int g = threadIdx.x % 32 / 4;
+    const int first = 16 * u + threadIdx.x % 4 * 2;
+    uint32_t value[4][kValueWords];
+#pragma unroll
+    for (int p = 0; p < 4; ++p) {
+      LoadWords(block.v + Block<kDim>::VRow(first + p / 2 * 8 + p % 2) * kRow + g * (kRow / 8),
+                value[p]);
+    }
+    const uint8_t* zero = block.v_zero + first;
+    const auto zero0 = cuda::ZeroPair<Wide>(zero[0], zero[1]);
+    const auto zero1 = cuda::ZeroPair<Wide>(zero[8], zero[9]);
+    const uint32_t a[4] = {cuda::Element<Wide>::Pack(weight[0], weight[1]), 0,
+                           cuda::Element<Wide>::Pack(weight[2], weight[3]), 0};
+#pragma unroll
+    for (int w = 0; w < kValueWords; ++w) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        // Nibbles of two neighbouring positions side by side: pairs along k.
+        const int select = half == 0 ? 0x5410 : 0x7632;
+        uint32_t b0[4];
+        uint32_t b1[4];
+        cuda::WidenWord<Wide>(__byte_perm(value[0][w], value[1][w], select), zero0, b0);
+        cuda::WidenWord<Wide>(__byte_perm(value[2][w], value[3][w], select), zero1, b1);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) cuda::Mma16<Wide>(y[8 * w + 4 * half + i], a, b0[i], b1[i]);
+      }
+    }
+  }
+
+  // Positions [first, first + 32), those in [begin, end) counted.
+  __device__ void Step(const Block<kDim>& block, int first, int begin, int end, float scale) {
+    const int c = threadIdx.x % 4;
+    float score[4][4] = {};
+    Scores(block, score);
+    const bool whole = first >= begin && first + kBlock <= end;
+    float new_top = top;
+#pragma unroll
+    for (int t = 0; t < 4; ++t) {
+      const float2 k_scale = *reinterpret_cast<const float2*>(block.k_scale + 8 * t + 2 * c);
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        score[t][i] *= (i == 0 ? k_scale.x : k_scale.y) * scale;
+        const int position = first + 8 * t + 2 * c + i;
+        if (!whole && (position < begin || position >= end)) score[t][i] = -INFINITY;
+        new_top = fmaxf(new_top, score[t][i]);
+      }
+    }
+    new_top = fmaxf(new_top, __shfl_xor_sync(~0u, new_top, 1));
+    new_top = fmaxf(new_top, __shfl_xor_sync(~0u, new_top, 2));
+    const float base = new_top == -INFINITY ? 0.0f : new_top;
+    if (__any_sync(~0u, new_top != top)) {  // soon it no longer grows
+      const float shrink = cuda::Exp2(top - base);
+      sum *= shrink;
+#pragma unroll
+      for (int j = 0; j < kDim / 8; ++j) {
+        y[j][0] *= shrink;
+        y[j][1] *= shrink;
+      }
+    }
+    top = new_top;
 #pragma unroll
     for (int u = 0; u < 2; ++u) {
       float weight[4];
 #pragma unroll
-      for (int p = 0; p < 4; ++p) {
-        const float s = score[2 * u + p / 2][p % 2];
-        const float x = s == -INFINITY ? 0.0f : exp2f(s - top);
-        sum += x;
-        weight[p] = x * value_scale[4 * u + p];
+      for (int i = 0; i < 2; ++i) {
+        const float2 v_scale =
+            *reinterpret_cast<const float2*>(block.v_scale + 16 * u + 8 * i + 2 * c);
+        const float w0 = cuda::Exp2(score[2 * u + i][0] - base);
+        const float w1 = cuda::Exp2(score[2 * u + i][1] - base);
+        sum += w0 + w1;
+        // A masked position's scale may be anything.
+        weight[2 * i] = w0 > 0 ? w0 * v_scale.x : 0.0f;
+        weight[2 * i + 1] = w1 > 0 ? w1 * v_scale.y : 0.0f;
       }
-      const uint32_t a[4] = {cuda::Element<Wide>::Pack(weight[0], weight[1]), 0,
-                             cuda::Element<Wide>::Pack(weight[2], weight[3]), 0};
-      const auto zero0 = cuda::ZeroPair<Wide>(value_zero[4 * u], value_zero[4 * u + 1]);
-      const auto zero1 = cuda::ZeroPair<Wide>(value_zero[4 * u + 2], value_zero[4 * u + 3]);
-#pragma unroll
-      for (int w = 0; w < kValueWords; ++w) {
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          // Nibbles of two neighbouring positions side by side: pairs along k.
-          const int select = half == 0 ? 0x5410 : 0x7632;
-          uint32_t b0[4];
-          uint32_t b1[4];
-          cuda::WidenWord<Wide>(__byte_perm(value[4 * u][w], value[4 * u + 1][w], select), zero0,
-                                b0);
-          cuda::WidenWord<Wide>(__byte_perm(value[4 * u + 2][w], value[4 * u + 3][w], select),
-                                zero1, b1);
-#pragma unroll
-          for (int i = 0; i < 4; ++i) cuda::Mma16<Wide>(y[8 * w + 4 * half + i], a, b0[i], b1[i]);
-        }
-      }
+      AddValues(block, u, weight);
     }
   }
 };
@@ -187,7 +234,7 @@ struct Warp {
 template <typename T, int kDim>
 __global__ void __launch_bounds__(kWarps * 32, kCtasPerSm)
     DecodeKernel(const __grid_constant__ CudaAttentionDecodeArgs args, int row_blocks) {
-  __shared__ Merge<kDim> merge;
+  extern __shared__ __align__(16) uint8_t shared[];
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
   const int g = lane / 4;
@@ -212,9 +259,24 @@ __global__ void __launch_bounds__(kWarps * 32, kCtasPerSm)
   Warp<T, kDim> state;
   state.LoadQuery(static_cast<const T*>(args.q) + (token * args.heads + head0 + g) * kDim,
                   g < rows);
-  for (int at = share_begin + warp * kBlock; at < share_end; at += kRound) {
-    state.Step(args.k, args.v, base, at, begin, share_end, args.scale * kLog2E);
+  Block<kDim>* ring = reinterpret_cast<Block<kDim>*>(shared) + warp * kSlots;
+  const auto request = [&](int i) {
+    const int at = share_begin + warp * kBlock + i * kRound;
+    if (at < share_end) ring[i % kSlots].Request(args.k, args.v, base + at);
+    cuda::CopyAsyncCommit();  // also when empty, so that groups count blocks
+  };
+  for (int i = 0; i < kSlots - 1; ++i) request(i);
+  for (int i = 0; share_begin + warp * kBlock + i * kRound < share_end; ++i) {
+    __syncwarp();  // all lanes are done with the slot that is filled next
+    request(i + kSlots - 1);
+    cuda::CopyAsyncWait<kSlots - 1>();
+    __syncwarp();  // the lanes' copies are visible to each other
+    state.Step(ring[i % kSlots], share_begin + warp * kBlock + i * kRound, begin, share_end,
+               args.scale * kLog2E);
   }
+  cuda::CopyAsyncWait<0>();
+  __syncthreads();  // the rings' memory now takes the warps' results
+  Merge<kDim>& merge = *reinterpret_cast<Merge<kDim>*>(shared);
 
   state.sum += __shfl_xor_sync(~0u, state.sum, 1);
   state.sum += __shfl_xor_sync(~0u, state.sum, 2);
@@ -237,7 +299,7 @@ __global__ void __launch_bounds__(kWarps * 32, kCtasPerSm)
     float y = 0;
     for (int w = 0; w < kWarps; ++w) {
       const Partial part = merge.partial[w][row];
-      const float factor = part.sum > 0 ? exp2f(part.top - all.top) : 0.0f;
+      const float factor = part.sum > 0 ? cuda::Exp2(part.top - all.top) : 0.0f;
       all.sum += factor * part.sum;
       y += factor * merge.y[w][row][i % kDim];
     }
@@ -266,7 +328,7 @@ __global__ void __launch_bounds__(kDim)
   for (int s = 0; s < splits; ++s) {
     const Partial part = partials[vector * splits + s];
     if (!(part.sum > 0)) continue;
-    const float factor = exp2f(part.top - top);
+    const float factor = cuda::Exp2(part.top - top);
     sum += factor * part.sum;
     value += factor * vectors[(vector * splits + s) * kDim + threadIdx.x];
   }
@@ -284,6 +346,7 @@ int64_t CudaAttentionWorkspaceBytes(const CudaAttentionDecodeArgs& args) {
 
 void CudaAttentionDecode(const CudaAttentionDecodeArgs& args, CudaStream stream) {
   FLATQUANT_CHECK(args.heads % args.k.heads == 0 && args.max_length <= args.k.capacity);
+  FLATQUANT_CHECK(args.k.capacity % kBlock == 0 && args.v.capacity == args.k.capacity);
   if (args.tokens == 0) return;
   const int64_t splits = Splits(args);
   const int64_t row_blocks = CeilDiv(args.heads / args.k.heads, kGroupRows);
@@ -293,7 +356,11 @@ void CudaAttentionDecode(const CudaAttentionDecodeArgs& args, CudaStream stream)
     cuda::ForElement(args.dtype, [&](auto element) {
       using T = decltype(element);
       constexpr int kDim = decltype(dim)::value;
-      DecodeKernel<T, kDim><<<grid, kWarps * 32, 0, stream>>>(args, static_cast<int>(row_blocks));
+      constexpr size_t kShared =
+          std::max(kWarps * kSlots * sizeof(Block<kDim>), sizeof(Merge<kDim>));
+      AllowSharedMemory(DecodeKernel<T, kDim>, kShared);
+      DecodeKernel<T, kDim>
+          <<<grid, kWarps * 32, kShared, stream>>>(args, static_cast<int>(row_blocks));
       if (splits == 1) return;
       const int64_t vectors = args.tokens * args.heads;
       const Partial* partials = static_cast<const Partial*>(args.workspace);

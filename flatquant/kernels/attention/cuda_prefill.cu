@@ -45,7 +45,7 @@ __device__ uint32_t ChunkOffset(int row, int chunk) {
 template <int kDim>
 struct Packed {
   uint4 k, v;
-  float k_zero, v_zero;
+  uint32_t k_zero, v_zero;
   float k_scale, v_scale;
 
   static constexpr int kChunksPerRow = kDim / 32;  // 32 nibbles each
@@ -71,7 +71,7 @@ struct Packed {
   }
 
   template <typename T>
-  static __device__ void StoreRow(uint8_t* to, uint4 packed, float zero) {
+  static __device__ void StoreRow(uint8_t* to, uint4 packed, uint32_t zero) {
     const int row = threadIdx.x / kChunksPerRow;
     const int chunk = threadIdx.x % kChunksPerRow * 4;
     const uint32_t words[4] = {packed.x, packed.y, packed.z, packed.w};
@@ -148,7 +148,7 @@ struct Warp {
       new_top = fmaxf(new_top, __shfl_xor_sync(~0u, new_top, 1));
       new_top = fmaxf(new_top, __shfl_xor_sync(~0u, new_top, 2));
       const float base = new_top == -INFINITY ? 0.0f : new_top;  // a row that sees nothing yet
-      const float shrink = exp2f(top[h] - base);
+      const float shrink = cuda::Exp2(top[h] - base);
       top[h] = new_top;
       sum[h] *= shrink;
 #pragma unroll
@@ -161,7 +161,7 @@ struct Warp {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           float& s = score[j][2 * h + i];
-          s = exp2f(s - base);
+          s = cuda::Exp2(s - base);
           sum[h] += s;
         }
       }

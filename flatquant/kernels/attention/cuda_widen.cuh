@@ -16,23 +16,27 @@ struct NibbleFloat;
 template <>
 struct NibbleFloat<__half> {
   static constexpr uint32_t kBits = 0x64006400u;
-  static constexpr float kOffset = 1024.0f;
   using Pair = __half2;
-  static __device__ Pair MakePair(float a, float b) { return __floats2half2_rn(a, b); }
 };
 
 template <>
 struct NibbleFloat<__nv_bfloat16> {
   static constexpr uint32_t kBits = 0x43004300u;
-  static constexpr float kOffset = 128.0f;
   using Pair = __nv_bfloat162;
-  static __device__ Pair MakePair(float a, float b) { return __floats2bfloat162_rn(a, b); }
 };
 
-// What to subtract for a pair whose elements have these zero points.
+// What to subtract for a pair whose elements have these zero points (0..15).
 template <typename T>
-__device__ inline typename NibbleFloat<T>::Pair ZeroPair(float low, float high) {
-  return NibbleFloat<T>::MakePair(NibbleFloat<T>::kOffset + low, NibbleFloat<T>::kOffset + high);
+__device__ inline typename NibbleFloat<T>::Pair ZeroPair(uint32_t low, uint32_t high) {
+  const uint32_t bits = low | high << 16 | NibbleFloat<T>::kBits;
+  return reinterpret_cast<const typename NibbleFloat<T>::Pair&>(bits);
+}
+
+// 2^x, 0 for -infinity; exp2f would also care for subnormal results.
+__device__ inline float Exp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
 }
 
 // Nibble i of each 16-bit half of word, i in 0..3, as (q - zero) pairs.

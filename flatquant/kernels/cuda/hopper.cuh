@@ -64,6 +64,11 @@ __device__ inline void BulkLoad(uint32_t shared, const void* global, uint32_t by
       : "memory");
 }
 
+// The same bytes into L2 only.
+__device__ inline void BulkPrefetch(const void* global, uint32_t bytes) {
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(global), "r"(bytes) : "memory");
+}
+
 // A box of a two-dimensional tensor at (x, y), x the contiguous coordinate.
 __device__ inline void TensorLoad(uint32_t shared, const CUtensorMap* map, int x, int y,
                                   uint32_t barrier) {

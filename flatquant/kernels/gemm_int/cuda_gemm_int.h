@@ -35,7 +35,7 @@ struct CudaGemmIntWeights {
   int64_t rows = 0;
   int64_t cols = 0;
   const uint8_t* packed = nullptr;  // [CudaGemmIntPackedBytes], 128-byte aligned
-  const float* scale = nullptr;     // [CudaGemmIntPaddedRows]
+  const float* scale = nullptr;     // [CudaGemmIntPaddedRows], 16-byte aligned
   const float* bias = nullptr;      // the same, or nullptr
 };
 

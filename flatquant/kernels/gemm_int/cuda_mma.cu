@@ -6,7 +6,7 @@
 
 // Few tokens: y^T = W X^T with weights as the 16-row operand and up to 8 tokens as the
 // 8-column one. Bound by the weights' bytes, so a CTA takes few rows and its warps
-// share out the columns: 4096 rows still are 256 CTAs of 8 warps. Each warp keeps a
+// share out the columns: 4096 rows still are 256 CTAs of 16 warps. Each warp keeps a
 // ring of chunks in shared memory, filled by asynchronous copies: registers would hold
 // fewer, and waiting for one load in registers can mean waiting for a younger one.
 // Partial sums are integers; adding them in any order gives the same result.
@@ -14,13 +14,12 @@
 namespace flatquant::cuda {
 namespace {
 
-constexpr int kWarps = 8;
 // A chunk is 128 columns. 16 bytes more per token spread a fragment's rows over banks.
 constexpr int kActStride = 128 + 16;
 
 // kTokens: blocks of 8 tokens per CTA; kRows: blocks of 16 rows per CTA; kSlots: chunks
-// in a warp's ring; kActRows: tokens whose activations are held.
-template <int kTokens, int kRows, int kSlots, int kActRows>
+// in a warp's ring; kActRows: tokens whose activations are held; kWarps: per CTA.
+template <int kTokens, int kRows, int kSlots, int kActRows, int kWarps>
 struct Ring {
   static constexpr int kSlotBytes = kRows * kGemmIntBlockBytes + kActRows * kActStride;
   static constexpr int kSharedBytes = kWarps * kSlots * kSlotBytes;
@@ -93,10 +92,10 @@ struct Ring {
   }
 };
 
-template <typename T, int kTokens, int kRows, int kSlots, int kActRows>
+template <typename T, int kTokens, int kRows, int kSlots, int kActRows, int kWarps>
 __global__ void __launch_bounds__(kWarps * 32)
     MmaKernel(const __grid_constant__ CudaGemmIntArgs args) {
-  using WarpRing = Ring<kTokens, kRows, kSlots, kActRows>;
+  using WarpRing = Ring<kTokens, kRows, kSlots, kActRows, kWarps>;
   extern __shared__ __align__(16) uint8_t shared[];
   __shared__ int32_t sums[kRows * 16][kTokens * 8];
   const int warp = threadIdx.x / 32;
@@ -154,13 +153,13 @@ __global__ void __launch_bounds__(kWarps * 32)
   }
 }
 
-template <int kTokens, int kRows, int kSlots, int kActRows>
+template <int kTokens, int kRows, int kSlots, int kActRows, int kWarps>
 void Launch(const CudaGemmIntArgs& args, CudaStream stream) {
-  constexpr int kSharedBytes = Ring<kTokens, kRows, kSlots, kActRows>::kSharedBytes;
+  constexpr int kSharedBytes = Ring<kTokens, kRows, kSlots, kActRows, kWarps>::kSharedBytes;
   const dim3 grid(static_cast<unsigned>(CeilDiv(args.tokens, 8 * kTokens)),
                   static_cast<unsigned>(CeilDiv(args.weights.rows, 16 * kRows)));
   ForElement(args.dtype, [&](auto element) {
-    const auto kernel = MmaKernel<decltype(element), kTokens, kRows, kSlots, kActRows>;
+    const auto kernel = MmaKernel<decltype(element), kTokens, kRows, kSlots, kActRows, kWarps>;
     AllowSharedMemory(kernel, kSharedBytes);
     kernel<<<grid, kWarps * 32, kSharedBytes, stream>>>(args);
   });
@@ -170,15 +169,16 @@ void Launch(const CudaGemmIntArgs& args, CudaStream stream) {
 }  // namespace
 
 void GemmIntMma(const CudaGemmIntArgs& args, CudaStream stream) {
-  // Slots: what the 99 KB of shared memory of sm_86 and sm_89 hold, for one token what
-  // lets three CTAs run on sm_90. More tokens take more rows per CTA, so that
-  // activations are not read from L2 more often than weights from memory.
+  // Three slots per warp were the fastest measured: more only queue up at the memory.
+  // All sizes fit the 99 KB of shared memory of sm_86 and sm_89. More than 8 tokens take
+  // more rows per CTA, so that activations are not read from L2 more often than weights
+  // from memory.
   if (args.tokens == 1) {
-    Launch<1, 1, 8, 1>(args, stream);
+    Launch<1, 1, 3, 1, 16>(args, stream);
   } else if (args.tokens <= 8) {
-    Launch<1, 1, 5, 8>(args, stream);
+    Launch<1, 1, 2, 8, 16>(args, stream);
   } else {
-    Launch<2, 2, 2, 16>(args, stream);
+    Launch<2, 2, 2, 16, 8>(args, stream);
   }
 }
 

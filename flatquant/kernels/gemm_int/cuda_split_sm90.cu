@@ -1,3 +1,5 @@
+#include <type_traits>
+
 #include "flatquant/kernels/cuda/device.cuh"
 #include "flatquant/kernels/cuda/element.cuh"
 #include "flatquant/kernels/cuda/hopper.cuh"
@@ -7,9 +9,9 @@
 #include "flatquant/kernels/gemm_int/cuda_widen.cuh"
 
 // Some tokens (a decode batch, a short prompt) on Hopper: 128 rows x 64 tokens per tile,
-// too few tiles to fill the GPU and bound by the weights' bytes, so four CTAs, a cluster,
-// share a tile's columns. They add up their integer sums through each other's shared
-// memory, a quarter of the tokens each; the result does not depend on any order.
+// too few tiles to fill the GPU and bound by the weights' bytes, so two or four CTAs, a
+// cluster, share a tile's columns. They add up their integer sums through each other's
+// shared memory, each for its share of the tokens; the result does not depend on any order.
 
 namespace flatquant::cuda {
 namespace {
@@ -17,7 +19,6 @@ namespace {
 constexpr int kRows = 128;
 constexpr int kTokens = 64;
 constexpr int kDepth = 128;
-constexpr int kSplit = 4;
 constexpr int kActBytes = kTokens * kDepth;
 constexpr int kStageBytes = kActBytes + kGemmIntTileBytes;
 // 96 KB in flight, and two CTAs fit on a multiprocessor: 192 KB, several times what the
@@ -35,18 +36,27 @@ struct Params {
   int chunks;  // of 128 columns, all of them
 };
 
-__device__ int32_t LoadRemote(uint32_t shared, uint32_t rank) {
-  int32_t value;
+__device__ int4 LoadRemote(uint32_t shared, uint32_t rank) {
+  int4 value;
   asm volatile(
-      "{\n.reg .b32 remote;\nmapa.shared::cluster.u32 remote, %1, %2;\n"
-      "ld.shared::cluster.s32 %0, [remote];\n}"
-      : "=r"(value)
+      "{\n.reg .b32 remote;\nmapa.shared::cluster.u32 remote, %4, %5;\n"
+      "ld.shared::cluster.v4.s32 {%0,%1,%2,%3}, [remote];\n}"
+      : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
       : "r"(shared), "r"(rank)
       : "memory");
   return value;
 }
 
-template <typename T>
+// What a multiplying thread finishes: four rows of two tokens.
+template <int kSplit>
+struct Share {
+  static constexpr int kParts = kTokens / kSplit * kRows / 4 / 256;
+  float act_scale[kParts];
+  float4 scale;
+  float4 bias;
+};
+
+template <typename T, int kSplit>
 __global__ void __cluster_dims__(kSplit, 1, 1) __launch_bounds__(kThreads, 2)
     SplitKernel(const __grid_constant__ CUtensorMap act, const __grid_constant__ Params params) {
   extern __shared__ uint8_t shared[];
@@ -130,6 +140,24 @@ __global__ void __cluster_dims__(kSplit, 1, 1) __launch_bounds__(kThreads, 2)
 #pragma unroll
     for (int i = 0; i < 32; ++i) WgmmaPin(acc[i]);
   }
+  // Scales are on their way while the cluster gathers.
+  const CudaGemmIntArgs& args = params.args;
+  const int64_t row = int64_t{row_tile} * kRows + threadIdx.x % 32 * 4;
+  const int share_token = static_cast<int>(rank) * (kTokens / kSplit) + warp;
+  Share<kSplit> share = {};
+  if (warp < 8) {
+    share.scale = __ldg(reinterpret_cast<const float4*>(args.weights.scale + row));
+    share.scale = make_float4(share.scale.x * kNibbleScale, share.scale.y * kNibbleScale,
+                              share.scale.z * kNibbleScale, share.scale.w * kNibbleScale);
+    if (args.weights.bias != nullptr) {
+      share.bias = __ldg(reinterpret_cast<const float4*>(args.weights.bias + row));
+    }
+#pragma unroll
+    for (int part = 0; part < Share<kSplit>::kParts; ++part) {
+      const int64_t m = token0 + share_token + 8 * part;
+      share.act_scale[part] = m < args.tokens ? __ldg(args.act_scale + m) : 0;
+    }
+  }
   // All stages have been read: the last ones by the products that have just completed.
   __syncthreads();
   if (warp < 8) {
@@ -143,26 +171,32 @@ __global__ void __cluster_dims__(kSplit, 1, 1) __launch_bounds__(kThreads, 2)
     }
   }
   ClusterSync();
-  const CudaGemmIntArgs& args = params.args;
-  constexpr int kShare = kTokens / kSplit;
-  for (int i = threadIdx.x; i < kShare * kRows; i += kThreads) {
-    const int token = static_cast<int>(rank) * kShare + i / kRows;
-    const int64_t m = token0 + token;
-    const int64_t row = int64_t{row_tile} * kRows + i % kRows;
-    if (m >= args.tokens || row >= args.weights.rows) continue;
-    int32_t sum = 0;
+  if (warp < 8) {
 #pragma unroll
-    for (int other = 0; other < kSplit; ++other) {
-      sum += LoadRemote(base + (token * kSumStride + i % kRows) * 4, other);
+    for (int part = 0; part < Share<kSplit>::kParts; ++part) {
+      const int token = share_token + 8 * part;
+      const int64_t m = token0 + token;
+      int4 sum = {};
+#pragma unroll
+      for (int other = 0; other < kSplit; ++other) {
+        const int4 x = LoadRemote(base + (token * kSumStride + threadIdx.x % 32 * 4) * 4, other);
+        sum = make_int4(sum.x + x.x, sum.y + x.y, sum.z + x.z, sum.w + x.w);
+      }
+      if (m >= args.tokens) continue;
+      const float act = share.act_scale[part];
+      const float y[4] = {static_cast<float>(sum.x) * (act * share.scale.x) + share.bias.x,
+                          static_cast<float>(sum.y) * (act * share.scale.y) + share.bias.y,
+                          static_cast<float>(sum.z) * (act * share.scale.z) + share.bias.z,
+                          static_cast<float>(sum.w) * (act * share.scale.w) + share.bias.w};
+      T* to = static_cast<T*>(args.y) + m * args.y_stride + row;
+      const T* from = static_cast<const T*>(args.residual) + m * args.y_stride + row;
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        if (row + i >= args.weights.rows) continue;
+        const float residual = args.residual == nullptr ? 0 : Element<T>::ToFloat(from[i]);
+        to[i] = Element<T>::FromFloat(y[i] + residual);
+      }
     }
-    float y =
-        static_cast<float>(sum) * (args.act_scale[m] * (args.weights.scale[row] * kNibbleScale));
-    if (args.weights.bias != nullptr) y += args.weights.bias[row];
-    const int64_t to = m * args.y_stride + row;
-    if (args.residual != nullptr) {
-      y += Element<T>::ToFloat(static_cast<const T*>(args.residual)[to]);
-    }
-    static_cast<T*>(args.y)[to] = Element<T>::FromFloat(y);
   }
   ClusterSync();  // nobody leaves while others still read its sums
 }
@@ -173,12 +207,23 @@ void GemmIntSplit(const CudaGemmIntArgs& args, CudaStream stream) {
   const CUtensorMap act = MakeTensorMap({args.act, CU_TENSOR_MAP_DATA_TYPE_UINT8, args.tokens,
                                          args.weights.cols, args.act_stride, kTokens, kDepth});
   const Params params = {args, static_cast<int>(CudaGemmIntPaddedCols(args.weights.cols) / kDepth)};
-  const dim3 grid(static_cast<unsigned>(CeilDiv(args.weights.rows, kRows) * kSplit),
-                  static_cast<unsigned>(CeilDiv(args.tokens, kTokens)));
-  ForElement(args.dtype, [&](auto element) {
-    const auto kernel = SplitKernel<decltype(element)>;
+  const int64_t row_tiles = CeilDiv(args.weights.rows, kRows);
+  const int64_t token_tiles = CeilDiv(args.tokens, kTokens);
+  const auto launch = [&](auto element, auto split) {
+    constexpr int kSplit = decltype(split)::value;
+    const dim3 grid(static_cast<unsigned>(row_tiles * kSplit), static_cast<unsigned>(token_tiles));
+    const auto kernel = SplitKernel<decltype(element), kSplit>;
     AllowSharedMemory(kernel, kSharedBytes);
     kernel<<<grid, kThreads, kSharedBytes, stream>>>(act, params);
+  };
+  // Few tiles are split further: the GPU runs two CTAs per multiprocessor at once.
+  const bool few = row_tiles * token_tiles * 4 <= 3 * CurrentCudaDevice().sm_count;
+  ForElement(args.dtype, [&](auto element) {
+    if (few) {
+      launch(element, std::integral_constant<int, 4>());
+    } else {
+      launch(element, std::integral_constant<int, 2>());
+    }
   });
   CheckCudaLaunch("GemmIntSplit");
 }

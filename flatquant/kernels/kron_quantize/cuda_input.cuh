@@ -68,7 +68,8 @@ struct Extremes {
 
 // Over all threads of the block; shared holds an Extremes per warp. Contains one
 // __syncthreads before the values are read; the caller keeps `shared` until the next.
-__device__ inline Extremes ReduceExtremes(Extremes mine, Extremes* shared) {
+template <int kWarps>
+__device__ inline Extremes ReduceExtremes(Extremes mine, Extremes (&shared)[kWarps]) {
 #pragma unroll
   for (int step = 16; step > 0; step /= 2) {
     mine.max = fmaxf(mine.max, __shfl_xor_sync(~0u, mine.max, step));
@@ -78,7 +79,8 @@ __device__ inline Extremes ReduceExtremes(Extremes mine, Extremes* shared) {
   if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = mine;
   __syncthreads();
   Extremes all;
-  for (int i = 0; i < static_cast<int>(blockDim.x / 32); ++i) {
+#pragma unroll
+  for (int i = 0; i < kWarps; ++i) {
     all.max = fmaxf(all.max, shared[i].max);
     all.min = fminf(all.min, shared[i].min);
     all.square_sum += shared[i].square_sum;

@@ -25,7 +25,7 @@ template <int kLeft, int kRight>
 struct KronTile {
   static constexpr int kThreads = 2 * kRight;  // a warpgroup per 64 elements of R
   // Registers for 128 threads per 64 of R: small tiles leave room for more CTAs.
-  static constexpr int kMinBlocks = kRight == 64 ? 5 : 2;
+  static constexpr int kMinBlocks = kRight == 64 ? 6 : 2;
   // Operands are panels of 64 elements along K: 128 bytes per row, swizzled.
   static constexpr int kRightPanel = kRight * 128;
   static constexpr int kLeftPanel = kLeft * 128;
@@ -85,6 +85,18 @@ __device__ __forceinline__ void StageTransposed(const float (&acc)[kLeft / 2], u
   }
 }
 
+// Brings a later token into L2 while this one is computed: CTAs run in step, and
+// without it memory would rest while they compute.
+template <typename T>
+__device__ __forceinline__ void PrefetchToken(const CudaKronQuantizeArgs& args, int64_t token) {
+  if (threadIdx.x != 0 || token >= args.tokens) return;
+  const uint32_t bytes = static_cast<uint32_t>(args.width) * 2 & ~15u;
+  BulkPrefetch(static_cast<const T*>(args.x) + token * args.x_stride, bytes);
+  if (args.input == CudaSiteInput::kSwiglu) {
+    BulkPrefetch(static_cast<const T*>(args.up) + token * args.x_stride, bytes);
+  }
+}
+
 template <typename T, int kLeft, int kRight>
 __global__ void __launch_bounds__(KronTile<kLeft, kRight>::kThreads,
                                   KronTile<kLeft, kRight>::kMinBlocks)
@@ -132,6 +144,7 @@ __global__ void __launch_bounds__(KronTile<kLeft, kRight>::kThreads,
       }
     }
     CopyAsyncWait<0>();  // the matrices, before the first token
+    PrefetchToken<T>(args, token + gridDim.x);
     FenceAsyncProxy();
     __syncthreads();
 

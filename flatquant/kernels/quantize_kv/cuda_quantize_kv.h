@@ -16,10 +16,10 @@ struct CudaKvPlane {
   int bits = 4;  // 2..4
   int64_t heads = 0;
   int64_t head_dim = 0;     // 64 or 128
-  int64_t capacity = 0;     // positions per slot
+  int64_t capacity = 0;     // positions per slot, a multiple of 32
   uint8_t* data = nullptr;  // [slots, heads, capacity, head_dim / 2], 16-byte aligned
-  float* scale = nullptr;   // [slots, heads, capacity]
-  uint8_t* zero = nullptr;  // [slots, heads, capacity]
+  float* scale = nullptr;   // [slots, heads, capacity], 16-byte aligned
+  uint8_t* zero = nullptr;  // the same
 };
 
 // What follows the q, k and v projections, in one kernel: rotary embedding of Q and K
