@@ -39,7 +39,7 @@ struct BenchArguments {
   std::string shape = "tinyllama-1.1b";
   std::vector<std::string> variants = bench::VariantNames();
   int64_t layers = 0;
-  int head_bits = 8;
+  bench::SyntheticBits bits;
   int threads = 0;
   bench::Plan plan;
   bench::Format format = bench::Format::kMarkdown;
@@ -109,7 +109,7 @@ void RunShapes(const BenchArguments& arguments, bench::Run* run) {
   for (const std::string& name : arguments.variants) {
     const bench::Variant variant = bench::ParseVariant(name);
     const auto engine =
-        Engine::FromPacked(bench::SyntheticModel(config, variant, arguments.head_bits, /*seed=*/1),
+        Engine::FromPacked(bench::SyntheticModel(config, variant, arguments.bits, /*seed=*/1),
                            {.threads = arguments.threads, .precision = Precision::kBF16});
     const bench::Subject subject = {arguments.shape, name, engine->multiplies_integers()};
     RunEngine(arguments, *engine, subject, run);
@@ -171,7 +171,11 @@ Work SetUpBench(CLI::App& command) {
       ->check(OneOf(bench::VariantNames()))
       ->type_name("NAME,...")
       ->capture_default_str();
-  command.add_option("--lm-head", a.head_bits, "Bits of the quantized variants' output projection")
+  command.add_option("--lm-head", a.bits.head, "Bits of the quantized variants' output projection")
+      ->check(OneOf(std::vector<int>{4, 8, 16}))
+      ->type_name("4|8|16")
+      ->capture_default_str();
+  command.add_option("--kv", a.bits.cache, "Bits of the quantized variants' KV cache")
       ->check(OneOf(std::vector<int>{4, 8, 16}))
       ->type_name("4|8|16")
       ->capture_default_str();

@@ -61,7 +61,7 @@ TEST(SyntheticModel, VariantsDifferInTheirTransforms) {
   for (const std::string& name : VariantNames()) {
     for (int head_bits : {4, 8, 16}) {
       const Variant variant = ParseVariant(name);
-      const PackedModel model = SyntheticModel(TinyShape(), variant, head_bits, 1);
+      const PackedModel model = SyntheticModel(TinyShape(), variant, {.head = head_bits}, 1);
       CheckPackedModel(model, name);
       CheckCodes(model, name);
       EXPECT_EQ(model.blocks.size(), 2u);
@@ -70,11 +70,11 @@ TEST(SyntheticModel, VariantsDifferInTheirTransforms) {
                 variant == Variant::kQuaRot || variant == Variant::kFlatQuant);
     }
   }
-  EXPECT_THAT(sites_with_transform(SyntheticModel(TinyShape(), Variant::kInt4, 8, 1)),
+  EXPECT_THAT(sites_with_transform(SyntheticModel(TinyShape(), Variant::kInt4, {}, 1)),
               ElementsAre());
-  EXPECT_THAT(sites_with_transform(SyntheticModel(TinyShape(), Variant::kQuaRot, 8, 1)),
+  EXPECT_THAT(sites_with_transform(SyntheticModel(TinyShape(), Variant::kQuaRot, {}, 1)),
               ElementsAre(Site::kAttnOut, Site::kMlpOut));
-  const PackedModel model = SyntheticModel(TinyShape(), Variant::kFlatQuant, 8, 1);
+  const PackedModel model = SyntheticModel(TinyShape(), Variant::kFlatQuant, {}, 1);
   EXPECT_EQ(sites_with_transform(model).size(), 4u);
   const Tensor& right = model.blocks[0].site(Site::kMlpOut).right;
   const int64_t n = right.shape[0];
@@ -123,7 +123,7 @@ std::vector<std::string> Tests(const Run& run) {
 }
 
 TEST(EndToEnd, RunsEveryTestOfThePlan) {
-  const auto engine = Engine::FromPacked(SyntheticModel(TinyShape(), Variant::kFlatQuant, 8, 1),
+  const auto engine = Engine::FromPacked(SyntheticModel(TinyShape(), Variant::kFlatQuant, {}, 1),
                                          {.threads = 2, .precision = Precision::kBF16});
   EXPECT_TRUE(engine->multiplies_integers());
   bench::Run run;

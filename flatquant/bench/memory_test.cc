@@ -55,7 +55,7 @@ TEST(Memory, PeakIsAFifthAboveFileAndCache) {
   config.vocab = 8000;
   const std::filesystem::path folder = testing::ScratchFolder();
   std::ofstream(folder / "config.json") << flatquant::ConfigJson(config);
-  WritePackedModel(SyntheticModel(config, Variant::kFlatQuant, 8, 1), folder, folder / "model");
+  WritePackedModel(SyntheticModel(config, Variant::kFlatQuant, {}, 1), folder, folder / "model");
   const auto file_bytes =
       static_cast<double>(std::filesystem::file_size(folder / "model" / "model.safetensors"));
 

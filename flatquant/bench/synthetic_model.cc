@@ -7,6 +7,7 @@
 
 #include "flatquant/base/error.h"
 #include "flatquant/base/rng.h"
+#include "flatquant/packed/head.h"
 #include "flatquant/packed/nibbles.h"
 
 namespace flatquant::bench {
@@ -14,28 +15,25 @@ namespace {
 
 constexpr std::array<std::string_view, 4> kNames = {"bf16", "int4", "quarot", "flatquant"};
 
-// Activations that enter lm_head, where its weights are integers.
-constexpr int kHeadActBits = 8;
-
 class Generator {
  public:
-  Generator(const ModelConfig& config, Variant variant, uint64_t seed)
-      : config_(config), variant_(variant), rng_(seed) {}
+  Generator(const ModelConfig& config, Variant variant, const SyntheticBits& bits, uint64_t seed)
+      : config_(config), variant_(variant), bits_(bits), rng_(seed) {}
 
-  PackedModel Model(int head_bits) {
+  PackedModel Model() {
     PackedModel model;
     model.config = config_;
     model.config.tied_embeddings = false;
-    model.scheme = is_float() ? Scheme{16, 16, 16, 16} : Scheme{4, 4, 4, 4};
+    model.scheme = is_float() ? Scheme{16, 16, 16, 16} : Scheme{4, 4, bits_.cache, bits_.cache};
     model.embedding = FloatMatrix(config_.vocab, config_.hidden);
     model.blocks.assign(static_cast<size_t>(config_.layers), Block());
     model.final_norm = Ones(config_.hidden);
-    if (is_float() || head_bits == 16) {
+    if (is_float() || bits_.head == 16) {
       model.lm_head = FloatMatrix(config_.vocab, config_.hidden);
     } else {
-      PackedLinear head = IntegerMatrix(config_.vocab, config_.hidden, head_bits);
+      PackedLinear head = IntegerMatrix(config_.vocab, config_.hidden, bits_.head);
       model.lm_head = std::move(head.weight);
-      model.head = {head_bits, kHeadActBits, std::move(head.scale)};
+      model.head = {bits_.head, kHeadActBits, std::move(head.scale)};
     }
     model.provenance = {{"method", "synthetic"}};
     return model;
@@ -60,8 +58,8 @@ class Generator {
     }
     if (is_float()) return block;
     for (Site site : kSites) block.site(site) = MakeSite(site);
-    block.cache.k_bits = block.cache.v_bits = 4;
-    if (variant_ != Variant::kInt4) {
+    block.cache.k_bits = block.cache.v_bits = bits_.cache;
+    if (variant_ != Variant::kInt4 && bits_.cache != 16) {
       block.cache.k_transform = block.cache.q_transform = Orthogonal(config_.head_dim);
     }
     return block;
@@ -144,6 +142,7 @@ class Generator {
 
   const ModelConfig& config_;
   Variant variant_;
+  SyntheticBits bits_;
   Rng rng_;
 };
 
@@ -167,9 +166,9 @@ Factors NearestFactors(int64_t width) {
   return {left, width / left};
 }
 
-PackedModel SyntheticModel(const ModelConfig& config, Variant variant, int head_bits,
+PackedModel SyntheticModel(const ModelConfig& config, Variant variant, const SyntheticBits& bits,
                            uint64_t seed) {
-  return Generator(config, variant, seed).Model(head_bits);
+  return Generator(config, variant, bits, seed).Model();
 }
 
 }  // namespace flatquant::bench

@@ -21,12 +21,18 @@ std::string_view VariantName(Variant variant);
 std::vector<std::string> VariantNames();
 Variant ParseVariant(std::string_view name);  // Errors: bench.unknown_variant
 
+// Of the quantized variants: 2..8, or 16 for floats.
+struct SyntheticBits {
+  int head = 8;   // lm_head
+  int cache = 4;  // K and V
+};
+
 // A model of this shape with random contents, made in memory in seconds: random
 // codes or floats that keep activations at their size, random orthogonal
 // transforms. Its blocks share one set of source weights, which the runtime copies
 // into its own layout block by block, so that every block's weights are read from
-// their own memory. head_bits: 4, 8 or 16, of the quantized variants' lm_head.
-PackedModel SyntheticModel(const ModelConfig& config, Variant variant, int head_bits,
+// their own memory.
+PackedModel SyntheticModel(const ModelConfig& config, Variant variant, const SyntheticBits& bits,
                            uint64_t seed);
 
 // L and R of the transform of a width: L * R = width, L <= R, as near as can be.
