@@ -24,7 +24,8 @@ struct Entry {
 
 constexpr Entry kEntries[] = {
     {"quantize", "Make a 4-bit model out of a Hugging Face one", SetUpQuantize},
-    {"eval", "Measure a model's perplexity", SetUpEval},
+    {"eval", "Measure a model: perplexity, tasks, divergence from its base", SetUpEval},
+    {"report", "Show on one page what is known of a packed model", SetUpReport},
     {"generate", "Continue a text", SetUpGenerate},
     {"tokenize", "Turn text into token ids", SetUpTokenize},
     {"bench", "Measure speed, and compare it with what this machine can do", SetUpBench},

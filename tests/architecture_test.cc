@@ -32,6 +32,7 @@ const std::map<std::string, std::set<std::string>>& AllowedArrows() {
       {"runtime", {"base", "checkpoint", "tokenizer", "model", "packed", "kernels"}},
       {"bench", {"base", "model", "packed", "kernels", "runtime"}},
       {"eval", {"base", "tokenizer", "data", "model", "packed", "runtime"}},
+      {"report", {"base", "model", "packed"}},
   };
   return arrows;
 }

@@ -8,7 +8,7 @@
 set -euo pipefail
 
 packages=(
-  build-essential cmake ninja-build pkg-config jq
+  build-essential cmake ninja-build pkg-config jq gnuplot-nox
   libtorch-dev libdnnl-dev
   nlohmann-json3-dev libcli11-dev libfmt-dev
   libpcre2-dev libutf8proc-dev libsentencepiece-dev
