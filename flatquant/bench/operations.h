@@ -20,7 +20,7 @@ void RunLinears(const ModelConfig& config, const Plan& plan, ThreadPool& pool, R
 void RunAttention(const ModelConfig& config, const Plan& plan, ThreadPool& pool, Run* run);
 
 // The remaining kernels at a step of each batch and a pass of each prompt: what stands
-// before each site, RoPE, storing K and V.
+// before each site, and what Q, K and V pass through before attention.
 void RunKernels(const ModelConfig& config, const Plan& plan, ThreadPool& pool, Run* run);
 
 }  // namespace flatquant::bench

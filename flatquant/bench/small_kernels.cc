@@ -1,12 +1,14 @@
 #include <fmt/format.h>
 
+#include <array>
+#include <span>
+
 #include "flatquant/bench/operations.h"
 #include "flatquant/bench/stopwatch.h"
 #include "flatquant/bench/synthetic_model.h"
 #include "flatquant/kernels/gemm_int/gemm_int.h"
 #include "flatquant/kernels/kron_quantize/kron_quantize.h"
-#include "flatquant/kernels/quantize_kv/quantize_kv.h"
-#include "flatquant/kernels/rope/rope.h"
+#include "flatquant/kernels/store_heads/store_heads.h"
 #include "flatquant/model/network.h"
 
 namespace flatquant::bench {
@@ -19,8 +21,7 @@ class KernelBench {
 
   void AllFor(int64_t tokens) {
     for (Site site : kSites) OneSite(site, tokens);
-    Rotation(tokens);
-    Store(tokens);
+    Heads(tokens);
   }
 
  private:
@@ -74,29 +75,39 @@ class KernelBench {
         [&] { KronQuantize(args, pool_); });
   }
 
-  void Rotation(int64_t tokens) {
-    auto x = RandomFloats(tokens * config_.q_width(), rng_);
-    AlignedBuffer<float> cos(static_cast<size_t>(tokens * config_.head_dim / 2));
-    AlignedBuffer<float> sin(cos.size());
-    for (float& value : cos) value = 1;  // x stays x, whatever the number of calls
-    Add("rope of q", tokens, [&] {
-      Rope({x.data(), tokens, config_.heads, config_.head_dim, cos.data(), sin.data()}, pool_);
-    });
-  }
-
-  void Store(int64_t tokens) {
-    const auto x = RandomFloats(tokens * config_.kv_width(), rng_);
+  // Q, K and V of one sequence: rotation and transform of Q and K, K and V packed.
+  void Heads(int64_t tokens) {
+    const auto matrix = RandomFloats(config_.head_dim * config_.head_dim, rng_);
+    const KronTransform transform = PackKronTransform(
+        1, nullptr, config_.head_dim, reinterpret_cast<const std::byte*>(matrix.data()));
+    const auto q = RandomFloats(tokens * config_.q_width(), rng_);
+    const auto k = RandomFloats(tokens * config_.kv_width(), rng_);
+    const auto angles = RandomFloats(tokens * config_.head_dim / 2, rng_);
+    AlignedBuffer<float> y(q.size());
     const auto vectors = static_cast<size_t>(config_.kv_heads * tokens);
     AlignedBuffer<uint8_t> data(vectors * KvRowBytes(KvFormat::kNibble, config_.head_dim));
     AlignedBuffer<float> scale(vectors);
     AlignedBuffer<uint8_t> zero(vectors);
-    QuantizeKvArgs args;
-    args.x = x.data();
-    args.tokens = tokens;
-    args.plane = {KvFormat::kNibble, 4,          config_.kv_heads,
-                  config_.head_dim,  tokens,     data.data(),
-                  scale.data(),      zero.data()};
-    Add("quantize_kv of k", tokens, [&] { QuantizeKv(args, pool_); });
+    std::array<StoreHeadsArgs, 3> items;
+    for (StoreHeadsArgs& item : items) {
+      item.x = k.data();
+      item.tokens = tokens;
+      item.heads = config_.kv_heads;
+      item.head_dim = config_.head_dim;
+      item.plane = {KvFormat::kNibble, 4,          config_.kv_heads,
+                    config_.head_dim,  tokens,     data.data(),
+                    scale.data(),      zero.data()};
+    }
+    for (StoreHeadsArgs* turned : {&items[0], &items[1]}) {
+      turned->cos = turned->sin = angles.data();
+      turned->transform = &transform;
+    }
+    items[0].x = q.data();
+    items[0].heads = config_.heads;
+    items[0].y = y.data();
+    // V goes where K went: two items may not write one place at a time.
+    Add("store_heads of q, k", tokens, [&] { StoreHeads(std::span(items).first(2), pool_); });
+    Add("store_heads of v", tokens, [&] { StoreHeads(std::span(items).last(1), pool_); });
   }
 
   const ModelConfig& config_;
