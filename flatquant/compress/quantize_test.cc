@@ -141,6 +141,32 @@ TEST_F(QuantizeTest, WrittenModelReadsBack) {
   }
 }
 
+TEST_F(QuantizeTest, SmoothQuantFoldsDiagonalsAndTransformsNothing) {
+  QuantizeOptions options = ShortCalibration();
+  options.method = "smoothquant";
+  QuantizeReport report;
+  const PackedModel packed = Quantize(model_, options, windows_, &report);
+  EXPECT_FALSE(packed.blocks[0].site(Site::kMlpOut).has_transform());
+  options.method = "rtn";
+  const PackedModel plain = Quantize(model_, options, windows_, nullptr);
+  EXPECT_FALSE(SameBytes(packed.blocks[0].input_norm, plain.blocks[0].input_norm));
+  EXPECT_LE(report.self_test_error, compress::kSelfTestBound);
+}
+
+TEST_F(QuantizeTest, QuaRotRotatesEverySiteWithoutData) {
+  QuantizeOptions options;
+  options.method = "quarot";
+  QuantizeReport report;
+  const PackedModel packed = Quantize(model_, options, &report);
+  for (const Site site : kSites) EXPECT_TRUE(packed.blocks[1].site(site).has_transform());
+  EXPECT_TRUE(packed.blocks[1].cache.k_transform.defined());
+  EXPECT_LE(report.self_test_error, compress::kSelfTestBound);
+  options.seed = 1;
+  const PackedModel other = Quantize(model_, options, nullptr);
+  EXPECT_FALSE(SameBytes(packed.blocks[0].site(Site::kAttnIn).left,
+                         other.blocks[0].site(Site::kAttnIn).left));
+}
+
 TEST_F(QuantizeTest, RtnNeedsNoData) {
   QuantizeOptions options;
   options.method = "rtn";
@@ -209,7 +235,7 @@ TEST(Presets, AreNamedSetsOfOptions) {
 }
 
 TEST(MethodNames, AreTheRegistrys) {
-  EXPECT_THAT(MethodNames(), ::testing::ElementsAre("rtn", "flatquant"));
+  EXPECT_THAT(MethodNames(), ::testing::ElementsAre("rtn", "smoothquant", "quarot", "flatquant"));
 }
 
 }  // namespace

@@ -3,13 +3,13 @@
 #include <ATen/ATen.h>
 
 #include "flatquant/base/error.h"
+#include "flatquant/compress/methods/channel_balance.h"
 
 namespace flatquant::compress {
 namespace {
 
 constexpr double kClipLogit = 4.0;
 constexpr double kDiagonalAlpha = 0.3;
-constexpr double kDiagonalFloor = 1e-5;
 
 at::TensorOptions Float(const BlockTask& task) {
   return at::TensorOptions().dtype(at::kFloat).device(task.device);
@@ -28,19 +28,6 @@ InvertibleMatrix MakeMatrix(const BlockTask& task, int64_t n, Rng& rng) {
              : InvertibleMatrix::DirectInverse(n, rng, task.device);
 }
 
-at::Tensor MakeDiagonal(const BlockTask& task, Site site) {
-  at::Tensor largest_weight;
-  for (const Linear which : LinearsOf(site)) {
-    const at::Tensor largest = task.weights.weight(which).abs().amax(0);
-    largest_weight = largest_weight.defined() ? at::maximum(largest_weight, largest) : largest;
-  }
-  // A channel that is always zero would divide by zero; any d serves it.
-  const at::Tensor largest_input = task.stream->site_maxima(site).clamp_min(kDiagonalFloor);
-  return (largest_weight.pow(1 - kDiagonalAlpha) / largest_input.pow(kDiagonalAlpha))
-      .clamp_min(kDiagonalFloor)
-      .requires_grad_();
-}
-
 }  // namespace
 
 BlockParameters InitialParameters(const BlockTask& task, Rng& rng) {
@@ -56,7 +43,7 @@ BlockParameters InitialParameters(const BlockTask& task, Rng& rng) {
       BlockParameters::SiteParameters& chosen = parameters.site(site);
       chosen.left = MakeMatrix(task, shape.left, rng);
       chosen.right = MakeMatrix(task, shape.right, rng);
-      chosen.diagonal = MakeDiagonal(task, site);
+      chosen.diagonal = ChannelBalance(task, site, kDiagonalAlpha).requires_grad_();
     }
     parameters.site(Site::kAttnOut).left = MakeMatrix(task, config.heads, rng);
   }
