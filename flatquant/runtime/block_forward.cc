@@ -2,10 +2,6 @@
 
 #include <cmath>
 
-#include "flatquant/kernels/attention/attention.h"
-#include "flatquant/kernels/quantize_kv/quantize_kv.h"
-#include "flatquant/kernels/rms_norm/rms_norm.h"
-#include "flatquant/kernels/rope/rope.h"
 #include "flatquant/runtime/head.h"
 
 namespace flatquant {
@@ -46,84 +42,86 @@ struct BlockPass {
     AddLinear(block.linear(which), input, work.stream.data(), pool);
   }
 
-  // Per-head norm (Qwen3), then rotation, then the cache's transform; the result
-  // is in x or, when there is a transform, in work.mixed.
-  const float* PrepareHeads(float* x, int64_t heads, const AlignedBuffer<float>& norm,
-                            const KronTransform* transform) {
-    const PhaseTimer timer(work.profile, Phase::kCache);
-    const int64_t head_dim = model.config.head_dim;
-    if (norm.size() > 0) {
-      RmsNorm({x, norm.data(), model.config.rms_eps, tokens * heads, head_dim, x}, pool);
-    }
-    Rope({x, tokens, heads, head_dim, work.cos.data(), work.sin.data()}, pool);
-    if (transform == nullptr) return x;
-    KronQuantizeArgs args;
-    args.x = x;
-    args.tokens = tokens * heads;
+  // The segment's rows of a role; first_row is theirs in the workspace's rotation.
+  StoreHeadsArgs Heads(const float* x, int64_t heads, int64_t first_row, int64_t rows) {
+    StoreHeadsArgs args;
+    args.head_dim = model.config.head_dim;
+    args.heads = heads;
+    args.x = x + first_row * heads * args.head_dim;
+    args.tokens = rows;
+    return args;
+  }
+
+  // Per-head norm (Qwen3), rotation, the cache's transform.
+  void Turn(StoreHeadsArgs& args, int64_t first_row, const AlignedBuffer<float>& norm,
+            const KronTransform* transform) {
+    const int64_t half = args.head_dim / 2;
+    if (norm.size() > 0) args.norm = norm.data();
+    args.norm_eps = model.config.rms_eps;
+    args.cos = work.cos.data() + first_row * half;
+    args.sin = work.sin.data() + first_row * half;
     args.transform = transform;
-    args.y = work.mixed.data();
-    KronQuantize(args, pool);
-    return work.mixed.data();
   }
 
-  // Appends the segment's rows of k and v to its cache.
-  void Store(const Segment& segment, const float* k, const float* v) {
-    const int64_t first = segment.row_begin * model.config.kv_width();
-    const LoadedCache& cache = block.cache;
-    QuantizeKv({k + first, segment.tokens, segment.first_position, cache.k_clip.max,
-                cache.k_clip.min, segment.cache->k(layer)},
-               pool);
-    QuantizeKv({v + first, segment.tokens, segment.first_position, cache.v_clip.max,
-                cache.v_clip.min, segment.cache->v(layer)},
-               pool);
-  }
-
-  // y = the attention of the segment's rows of q over its cache; q and y [tokens,
-  // q_width] of the whole pass.
-  void Attend(const Segment& segment, const float* q, float* y) {
-    const ModelConfig& config = model.config;
-    const int64_t first = segment.row_begin * config.q_width();
-    AttentionArgs args;
-    args.q = q + first;
-    args.tokens = segment.tokens;
-    args.first_position = segment.first_position;
-    args.heads = config.heads;
-    args.window = config.sliding_window.value_or(0);
-    args.scale = 1.0f / std::sqrt(static_cast<float>(config.head_dim));
-    args.k = segment.cache->k(layer);
-    args.v = segment.cache->v(layer);
-    args.y = y + first;
-    Attention(args, pool);
-  }
-
-  void StoreAll(const float* k, const float* v) {
+  // K and V to the caches, Q ready for attention in work.q.
+  void StoreAll() {
     const PhaseTimer timer(work.profile, Phase::kCache);
-    for (const Segment& segment : segments) Store(segment, k, v);
+    const LoadedCache& cache = block.cache;
+    work.heads.clear();
+    for (const Segment& segment : segments) {
+      const auto to_cache = [&](const float* x, const KvPlane& plane, KronClip clip) {
+        StoreHeadsArgs args = Heads(x, model.config.kv_heads, segment.row_begin, segment.tokens);
+        args.plane = plane;
+        args.first_position = segment.first_position;
+        args.clip_max = clip.max;
+        args.clip_min = clip.min;
+        return args;
+      };
+      StoreHeadsArgs k = to_cache(work.k.data(), segment.cache->k(layer), cache.k_clip);
+      Turn(k, segment.row_begin, block.k_norm,
+           cache.has_k_transform ? &cache.k_transform : nullptr);
+      work.heads.push_back(k);
+      work.heads.push_back(to_cache(work.v.data(), segment.cache->v(layer), cache.v_clip));
+    }
+    StoreHeadsArgs q = Heads(work.q.data(), model.config.heads, 0, tokens);
+    Turn(q, 0, block.q_norm, cache.has_q_transform ? &cache.q_transform : nullptr);
+    q.y = work.q.data();
+    work.heads.push_back(q);
+    StoreHeads(work.heads, pool);
   }
 
-  void AttendAll(const float* q, float* y) {
+  // work.mixed = attention of each segment's rows of work.q over its cache.
+  void AttendAll() {
     const PhaseTimer timer(work.profile, Phase::kAttention);
-    for (const Segment& segment : segments) Attend(segment, q, y);
+    const ModelConfig& config = model.config;
+    work.attention.clear();
+    for (const Segment& segment : segments) {
+      const int64_t first = segment.row_begin * config.q_width();
+      AttentionArgs args;
+      args.q = work.q.data() + first;
+      args.tokens = segment.tokens;
+      args.first_position = segment.first_position;
+      args.heads = config.heads;
+      args.window = config.sliding_window.value_or(0);
+      args.scale = 1.0f / std::sqrt(static_cast<float>(config.head_dim));
+      args.k = segment.cache->k(layer);
+      args.v = segment.cache->v(layer);
+      args.y = work.mixed.data() + first;
+      work.attention.push_back(args);
+    }
+    Attention(work.attention, pool);
   }
 
   // work.stream += attention(norm(work.stream))
   void AttentionHalf() {
-    const ModelConfig& config = model.config;
-    const LoadedCache& cache = block.cache;
     const SiteOutput in = EnterNormed(Site::kAttnIn, block.input_norm);
     Multiply({{&block.linear(Linear::kQ), work.q.data()},
               {&block.linear(Linear::kK), work.k.data()},
               {&block.linear(Linear::kV), work.v.data()}},
              in);
-    const float* k = PrepareHeads(work.k.data(), config.kv_heads, block.k_norm,
-                                  cache.has_k_transform ? &cache.k_transform : nullptr);
-    StoreAll(k, work.v.data());
-    const float* q = PrepareHeads(work.q.data(), config.heads, block.q_norm,
-                                  cache.has_q_transform ? &cache.q_transform : nullptr);
-    // Q lies in one of the two; the other is free.
-    float* mixed = q == work.q.data() ? work.mixed.data() : work.q.data();
-    AttendAll(q, mixed);
-    AddToStream(Linear::kO, Enter(Site::kAttnOut, mixed, {}));
+    StoreAll();
+    AttendAll();
+    AddToStream(Linear::kO, Enter(Site::kAttnOut, work.mixed.data(), {}));
   }
 
   // work.stream += mlp(norm(work.stream))

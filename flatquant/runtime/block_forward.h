@@ -2,9 +2,12 @@
 
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "flatquant/base/aligned_buffer.h"
 #include "flatquant/base/thread_pool.h"
+#include "flatquant/kernels/attention/attention.h"
+#include "flatquant/kernels/store_heads/store_heads.h"
 #include "flatquant/runtime/kv_cache.h"
 #include "flatquant/runtime/loaded_model.h"
 #include "flatquant/runtime/profile.h"
@@ -33,13 +36,15 @@ struct Workspace {
   AlignedBuffer<float> q;       // [tokens, q_width]
   AlignedBuffer<float> k;       // [tokens, kv_width]
   AlignedBuffer<float> v;       // [tokens, kv_width]
-  AlignedBuffer<float> mixed;   // [tokens, q_width], transformed K or Q, attention's output
+  AlignedBuffer<float> mixed;   // [tokens, q_width], attention's output
   AlignedBuffer<float> gate;    // [tokens, ffn]
   AlignedBuffer<float> up;      // [tokens, ffn]
   AlignedBuffer<float> cos;     // [tokens, head_dim / 2]
   AlignedBuffer<float> sin;
   SiteBuffers site;
-  Profile* profile = nullptr;  // somebody else's; passes add their time to it
+  std::vector<StoreHeadsArgs> heads;     // a layer's call, memory kept from layer to layer
+  std::vector<AttentionArgs> attention;  // the same
+  Profile* profile = nullptr;            // somebody else's; passes add their time to it
 };
 
 // Runs a pass of `tokens` rows, whose ids are in workspace.ids, through embedding

@@ -1,5 +1,7 @@
 #include "flatquant/kernels/gemm_float/float_weights.h"
 
+#include <immintrin.h>
+
 #include <cstring>
 #include <vector>
 
@@ -68,6 +70,16 @@ void UnpackIntegers(const FloatWeights& weights, int64_t row, int64_t col_begin,
   if (n % 2 != 0) out[n - 1] = convert(static_cast<float>(((in[n / 2] & 15) ^ 8) - 8));
 }
 
+// As F16ToFloat, eight at a time.
+void WidenF16(const uint16_t* from, float* to, size_t n) {
+  size_t i = 0;
+  for (; i + 8 <= n; i += 8) {
+    const __m128i half = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i));
+    _mm256_storeu_ps(to + i, _mm256_cvtph_ps(half));
+  }
+  F16ToFloat(from + i, to + i, n - i);
+}
+
 }  // namespace
 
 size_t FloatWeights::row_bytes() const {
@@ -121,7 +133,7 @@ void WidenRow(const FloatWeights& weights, int64_t row, int64_t col_begin, int64
       BF16ToFloat(reinterpret_cast<const uint16_t*>(in) + col_begin, out, n);
       return;
     case Storage::kF16:
-      F16ToFloat(reinterpret_cast<const uint16_t*>(in) + col_begin, out, n);
+      WidenF16(reinterpret_cast<const uint16_t*>(in) + col_begin, out, n);
       return;
     default:
       UnpackIntegers(weights, row, col_begin, col_end, out, [](float v) { return v; });
