@@ -16,6 +16,7 @@
 #include "flatquant/data/lazy_tokenizer.h"
 #include "flatquant/data/token_windows.h"
 #include "flatquant/model/source_model.h"
+#include "flatquant/packed/head.h"
 #include "flatquant/runtime/engine.h"
 
 namespace flatquant {
@@ -59,12 +60,13 @@ Difference Compare(const PackedModel& packed, const TokenWindows& windows) {
 }
 
 void ExpectAgreement(const std::filesystem::path& directory, const QuantizeOptions& options,
-                     const DataSpec& text, int64_t length) {
+                     const DataSpec& text, int64_t length, int head_bits = 16) {
   const SourceModel source = SourceModel::Open(directory);
   const LazyTokenizer tokenizer(directory);
   const TokenWindows windows =
       EvaluationWindows(text, tokenizer, length, /*limit=*/1, source.config().vocab);
   PackedModel packed = Quantize(source, options, nullptr);
+  if (head_bits < 16) QuantizeHead(head_bits, kHeadActBits, &packed);
 
   const Difference deep = Compare(packed, windows);
   EXPECT_GT(deep.level, 1.0);
@@ -96,6 +98,18 @@ INSTANTIATE_TEST_SUITE_P(Schemes, AgreementTest,
                          ::testing::Values("w4a4kv4", "w4a16", "w8a8", "w4a8kv4", "w16a16kv2",
                                            "w3a5k6v3", "w16a16"),
                          [](const auto& info) { return std::string(info.param); });
+
+// An output projection in integers, which the demo model's embedding is too.
+TEST(AgreementOfHeadsTest, RoundToNearestOnTheDemoModel) {
+  QuantizeOptions options;
+  options.method = "rtn";
+  for (const char* scheme : {"w16a16", "w4a4kv4"}) {
+    for (int bits : {4, 8}) {
+      options.scheme = Scheme::Parse(scheme);
+      ExpectAgreement(testing::SourcePath("models/demo-7m"), options, DemoText(), 512, bits);
+    }
+  }
+}
 
 // Transforms at every site and in the cache, learned in two short steps per block.
 TEST(AgreementWithTransformsTest, FlatQuantOnTheDemoModel) {
