@@ -166,8 +166,12 @@ void KronQuantize(const KronQuantizeArgs& args, ThreadPool& pool) noexcept {
   FLATQUANT_CHECK(args.bits == 16 || (args.code_stride >= args.transform->width() &&
                                       args.bits >= 2 && args.bits <= 8));
   FLATQUANT_CHECK(args.input.norm_weight == nullptr || args.input.up == nullptr);
-  pool.ParallelFor(static_cast<size_t>(args.tokens),
-                   static_cast<size_t>(TokenSlice(*args.transform)), [&](size_t begin, size_t end) {
+  // Few tokens are shared by all threads: a token's result depends on no other. One
+  // token stays on its thread, 0.5 to 20 microseconds in all.
+  const int64_t share = (args.tokens + pool.threads() - 1) / pool.threads();
+  const int64_t slice = std::clamp<int64_t>(share, 1, TokenSlice(*args.transform));
+  pool.ParallelFor(static_cast<size_t>(args.tokens), static_cast<size_t>(slice),
+                   [&](size_t begin, size_t end) {
                      Task(args, static_cast<int64_t>(begin), static_cast<int64_t>(end)).Run();
                    });
 }
