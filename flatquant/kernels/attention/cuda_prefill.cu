@@ -7,7 +7,8 @@
 #include "flatquant/kernels/cuda/tensor_core.cuh"
 
 // Many tokens of one sequence: blocked attention with an online softmax in registers. A
-// CTA takes 128 tokens of one query head, 16 for each warp. K and V come packed, 64
+// CTA takes 64 tokens of one query head, 16 for each warp; two CTAs per multiprocessor
+// cover each other's barriers. K and V come packed, 64
 // positions at a time, and are widened once per CTA to q - zero (exact in 16 bits) in
 // shared memory; K's scale multiplies scores, V's the weights. The next block's bytes are
 // on their way in registers while this one is multiplied.
@@ -15,7 +16,7 @@
 namespace flatquant {
 namespace {
 
-constexpr int kWarps = 8;
+constexpr int kWarps = 4;
 constexpr int kThreads = kWarps * 32;
 constexpr int kTokens = kWarps * 16;
 constexpr int kBlock = 64;  // positions
@@ -194,7 +195,7 @@ struct Warp {
 };
 
 template <typename T, int kDim>
-__global__ void __launch_bounds__(kThreads, 1)
+__global__ void __launch_bounds__(kThreads, 2)
     PrefillKernel(const __grid_constant__ CudaAttentionPrefillArgs args) {
   extern __shared__ __align__(16) uint8_t raw[];
   Shared<kDim>& shared = *reinterpret_cast<Shared<kDim>*>(raw);

@@ -96,14 +96,24 @@ __device__ inline float NormFactor(const CudaKronQuantizeArgs& args, float squar
 
 __device__ inline float ChooseScale(Extremes extremes, KronClip clip, float top) {
   const float scale = fmaxf(fabsf(clip.max * extremes.max), fabsf(clip.min * extremes.min)) / top;
-  return scale > 0 ? scale : 1.0f;
+  return scale > 1e-30f ? scale : 1.0f;  // zeros, or too small to divide by
 }
 
-// The code of y, inverse = 1 / scale, in the low bits: adding 1.5 * 2^23 rounds half to
-// even and leaves the integer there, at a quarter of a conversion's cost.
-__device__ inline uint32_t CodeBits(float y, float inverse, float top) {
-  return __float_as_uint(fminf(fmaxf(y * inverse, -top - 1.0f), top) + 12582912.0f);
-}
+// Values to codes, in the low bits of a word, by two multiply-adds and no comparison:
+// the first maps [-top - 1, top] to [0, 1] and saturates, the second maps back and adds
+// 1.5 * 2^23, which rounds half to even and leaves the integer in the low bits.
+struct Coder {
+  float slope, offset, steps, shift;
+
+  __device__ Coder(float scale, float top)
+      : slope(1.0f / (scale * (2 * top + 1))),
+        offset((top + 1) / (2 * top + 1)),
+        steps(2 * top + 1),
+        shift(12582912.0f - (top + 1)) {}
+  __device__ uint32_t operator()(float y) const {
+    return __float_as_uint(fmaf(__saturatef(fmaf(y, slope, offset)), steps, shift));
+  }
+};
 
 // Sixteen codes held as int16 to bytes.
 __device__ inline uint4 NarrowCodes(uint4 a, uint4 b) {

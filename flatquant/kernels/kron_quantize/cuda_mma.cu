@@ -77,11 +77,11 @@ __device__ void WriteToken(const CudaKronQuantizeArgs& args, int64_t token, Extr
   const float top = static_cast<float>((1 << (args.bits - 1)) - 1);
   for (int clip = 0; clip < args.clip_count; ++clip) {
     const float scale = ChooseScale(all, args.clips[clip], top);
-    const float inverse = 1.0f / scale;
+    const Coder code(scale, top);
     int8_t* codes = args.codes + (clip * args.tokens + token) * args.code_stride;
     for (int i = threadIdx.x; i < width; i += kThreads) {
       const float value = Element<T>::ToFloat(values[i / cols * stride + i % cols]);
-      codes[i] = static_cast<int8_t>(CodeBits(value, inverse, top));
+      codes[i] = static_cast<int8_t>(code(value));
     }
     ClearTail(args, codes);
     if (threadIdx.x == 0) args.scales[clip * args.tokens + token] = scale * factor;

@@ -23,8 +23,9 @@ struct Case {
   int64_t width() const { return left * right; }
 };
 
-Case RandomCase(Rng& rng, int64_t left, int64_t right) {
+Case RandomCase(Rng& rng, int64_t left, int64_t right, bool transforms = true) {
   Case c;
+  c.transforms = transforms;
   c.tokens = RandomSize(rng, 12);
   c.left = left;
   c.right = right;
@@ -42,6 +43,7 @@ Case RandomCase(Rng& rng, int64_t left, int64_t right) {
                ? std::vector<float>()
                : cuda_testing::RandomFloats(rng, n * n, 1 / std::sqrt(static_cast<double>(n)));
   };
+  if (!transforms) return c;
   c.left_matrix = matrix(left);
   c.right_matrix = matrix(right);
   return c;
@@ -100,10 +102,12 @@ void RunCase(Rng& rng, const Case& c, void (*kernel)(const CudaKronQuantizeArgs&
   const std::vector<T> weight = RandomElements<T>(rng, width);
   const DeviceBuffer<T> x_device(x), up_device(up), weight_device(weight);
   const DeviceBuffer<float> left(c.left_matrix), right(c.right_matrix);
-  const DeviceBuffer<uint8_t> packed(static_cast<size_t>(CudaKronPackedBytes(c.left, c.right)));
-  CudaPackKron(c.left, c.left_matrix.empty() ? nullptr : left.get(), c.right,
-               c.right_matrix.empty() ? nullptr : right.get(), cuda::Element<T>::kDType,
-               packed.get(), nullptr);
+  const DeviceBuffer<uint8_t> packed(
+      static_cast<size_t>(c.transforms ? CudaKronPackedBytes(c.left, c.right) : 0));
+  if (c.transforms)
+    CudaPackKron(c.left, c.left_matrix.empty() ? nullptr : left.get(), c.right,
+                 c.right_matrix.empty() ? nullptr : right.get(), cuda::Element<T>::kDType,
+                 packed.get(), nullptr);
   DeviceBuffer<T> y(static_cast<size_t>(c.tokens * width));
   DeviceBuffer<int8_t> codes(static_cast<size_t>(c.clip_count * c.tokens * c.code_stride));
   DeviceBuffer<float> scales(static_cast<size_t>(c.clip_count * c.tokens));
@@ -236,8 +240,7 @@ TEST(CudaKronQuantizeTest, ModelsWidths) {
 TEST(CudaKronQuantizeTest, RowsWithoutATransform) {
   FLATQUANT_NEEDS_CUDA();
   cuda_testing::ForEachCase(20, [](Rng& rng) {
-    Case c = RandomCase(rng, 1, RandomSize(rng, 5000));
-    c.transforms = false;
+    Case c = RandomCase(rng, 1, RandomSize(rng, 5000), false);
     RunEither(rng, c, cuda::QuantizeRows);
   });
 }

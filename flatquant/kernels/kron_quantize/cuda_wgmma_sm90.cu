@@ -25,13 +25,15 @@ template <int kLeft, int kRight>
 struct KronTile {
   static constexpr int kThreads = 2 * kRight;  // a warpgroup per 64 elements of R
   // Registers for 128 threads per 64 of R: small tiles leave room for more CTAs.
-  static constexpr int kMinBlocks = kRight == 64 ? 6 : 2;
+  static constexpr int kMinBlocks = kRight == 64 ? 5 : 2;
   // Operands are panels of 64 elements along K: 128 bytes per row, swizzled.
   static constexpr int kRightPanel = kRight * 128;
   static constexpr int kLeftPanel = kLeft * 128;
   static constexpr int kRightBytes = kRight / 64 * kRightPanel;
   static constexpr int kLeftBytes = (kLeft + 63) / 64 * kLeftPanel;
   static constexpr int kXBytes = kRight / 64 * kLeftPanel;
+  static constexpr int kRowsPerLoad = 16;   // of X, when each thread has 16 bytes
+  static constexpr int kRowsPerStore = 32;  // when each thread has 16 codes
   static constexpr int kSharedBytes = 1024 + kRightBytes + kLeftBytes + kXBytes;
 };
 
@@ -85,6 +87,24 @@ __device__ __forceinline__ void StageTransposed(const float (&acc)[kLeft / 2], u
   }
 }
 
+// The largest and smallest accumulators, beside 0. Floats of one sign order like
+// integers, and integers have a maximum of three: as signed numbers negative floats are
+// below 0, as unsigned ones positive floats are below -0.
+template <int kCount>
+__device__ __forceinline__ void TakeExtremes(const float (&acc)[kCount], Extremes& extremes) {
+  constexpr int kChains = 4;  // apart, so that one does not wait for the other
+  int max[kChains] = {};
+  unsigned min[kChains] = {0x80000000u, 0x80000000u, 0x80000000u, 0x80000000u};
+#pragma unroll
+  for (int i = 0; i < kCount; i += 2) {
+    const int chain = i / 2 % kChains;
+    max[chain] = __vimax3_s32(max[chain], __float_as_int(acc[i]), __float_as_int(acc[i + 1]));
+    min[chain] = __vimax3_u32(min[chain], __float_as_uint(acc[i]), __float_as_uint(acc[i + 1]));
+  }
+  extremes.max = __int_as_float(__vimax3_s32(max[0], max[1], ::max(max[2], max[3])));
+  extremes.min = __uint_as_float(__vimax3_u32(min[0], min[1], ::max(min[2], min[3])));
+}
+
 // Brings a later token into L2 while this one is computed: CTAs run in step, and
 // without it memory would rest while they compute.
 template <typename T>
@@ -118,32 +138,38 @@ __global__ void __launch_bounds__(KronTile<kLeft, kRight>::kThreads,
   }
   CopyAsyncCommit();
   const float top = static_cast<float>((1 << (args.bits - 1)) - 1);
+  // A thread's places: the same chunk of every 16th row of X, the same pair of chunks of
+  // every 32nd row of codes. These are multiples of eight, so the swizzle stays.
+  const int in_row = threadIdx.x / (kRight / 8);
+  const uint32_t in_address = PanelAddress(x, Tile::kLeftPanel, in_row, threadIdx.x % (kRight / 8));
+  const int out_row = threadIdx.x / (kRight / 16);
+  const int out_chunk = threadIdx.x % (kRight / 16) * 2;
+  const uint32_t out_address = PanelAddress(x, Tile::kLeftPanel, out_row, out_chunk);
 
   for (int64_t token = blockIdx.x; token < args.tokens; token += gridDim.x) {
     Extremes mine;
     {
       const SiteInput<T> input(args, token);
-      constexpr int kLoads = kLeft / 16;
+      constexpr int kLoads = kLeft / Tile::kRowsPerLoad;
       uint4 loaded[kLoads];
 #pragma unroll
       for (int i = 0; i < kLoads; ++i) {
-        const int at = threadIdx.x + i * Tile::kThreads;
-        if (at < rows * kRight / 8) loaded[i] = input.Load(at * 8);
+        if (in_row + i * Tile::kRowsPerLoad < rows) {
+          loaded[i] = input.Load(threadIdx.x * 8 + i * Tile::kThreads * 8);
+        }
       }
 #pragma unroll
       for (int i = 0; i < kLoads; ++i) {
-        const int at = threadIdx.x + i * Tile::kThreads;
-        if (at >= rows * kRight / 8) continue;
+        if (in_row + i * Tile::kRowsPerLoad >= rows) continue;
         uint4 word = loaded[i];
         if (input.kind != CudaSiteInput::kPlain) {
           float v[8];
-          input.Finish(loaded[i], at * 8, v, mine.square_sum);
+          input.Finish(loaded[i], threadIdx.x * 8 + i * Tile::kThreads * 8, v, mine.square_sum);
           word = Pack8<T>(v);
         }
-        StoreShared(PanelAddress(x, Tile::kLeftPanel, at / (kRight / 8), at % (kRight / 8)), word);
+        StoreShared(in_address + i * Tile::kRowsPerLoad * 128, word);
       }
     }
-    CopyAsyncWait<0>();  // the matrices, before the first token
     PrefetchToken<T>(args, token + gridDim.x);
     FenceAsyncProxy();
     __syncthreads();
@@ -176,11 +202,7 @@ __global__ void __launch_bounds__(KronTile<kLeft, kRight>::kThreads,
 #pragma unroll
     for (int i = 0; i < kLeft / 2; ++i) WgmmaPin(acc[i]);
 
-#pragma unroll
-    for (int i = 0; i < kLeft / 2; ++i) {
-      mine.max = fmaxf(mine.max, acc[i]);
-      mine.min = fminf(mine.min, acc[i]);
-    }
+    TakeExtremes(acc, mine);
     const Extremes all = ReduceExtremes(mine, extremes);
     const float factor = NormFactor(args, all.square_sum);
     const uint32_t panel = x + group * Tile::kLeftPanel;
@@ -198,18 +220,18 @@ __global__ void __launch_bounds__(KronTile<kLeft, kRight>::kThreads,
     }
     for (int clip = 0; clip < args.clip_count; ++clip) {
       const float scale = ChooseScale(all, args.clips[clip], top);
-      const float inverse = 1.0f / scale;
-      StageTransposed<kLeft>(acc, panel, [&](float a, float b) {
-        return __byte_perm(CodeBits(a, inverse, top), CodeBits(b, inverse, top), 0x5410);
-      });
+      const Coder code(scale, top);
+      StageTransposed<kLeft>(
+          acc, panel, [&](float a, float b) { return __byte_perm(code(a), code(b), 0x5410); });
       __syncthreads();
       int8_t* codes = args.codes + (clip * args.tokens + token) * args.code_stride;
-      for (int i = threadIdx.x; i < rows * kRight / 16; i += Tile::kThreads) {
-        const int row = i / (kRight / 16);
-        const int chunk = i % (kRight / 16) * 2;
-        reinterpret_cast<uint4*>(codes)[i] =
-            NarrowCodes(LoadShared(PanelAddress(x, Tile::kLeftPanel, row, chunk)),
-                        LoadShared(PanelAddress(x, Tile::kLeftPanel, row, chunk + 1)));
+#pragma unroll
+      for (int i = 0; i < (kLeft + Tile::kRowsPerStore - 1) / Tile::kRowsPerStore; ++i) {
+        if (out_row + i * Tile::kRowsPerStore >= rows) continue;
+        const uint32_t from = out_address + i * Tile::kRowsPerStore * 128;
+        // The other chunk of a pair: their numbers differ in the lowest bit.
+        reinterpret_cast<uint4*>(codes)[threadIdx.x + i * Tile::kThreads] =
+            NarrowCodes(LoadShared(from), LoadShared(from ^ 16));
       }
       ClearTail(args, codes);
       if (threadIdx.x == 0) args.scales[clip * args.tokens + token] = scale * factor;
