@@ -119,7 +119,7 @@ TEST(Plot, DrawsEachLineUnderItsName) {
                                    true,
                                    {{"it's_a", {0, 1, 2}, {1, 0, 3}}, {"a<b>&", {0, 1}, {2, 4}}}});
   EXPECT_THAT(svg, AllOf(::testing::StartsWith("<svg"), HasSubstr(">it's_a<"),
-                         HasSubstr(">a&lt;b&gt;&amp;<"), HasSubstr("id='one-gpDot'"),
+                         HasSubstr(">a&lt;b>&amp;<"), HasSubstr("id='one-gpDot'"),
                          HasSubstr(std::string(kPlotInk)), Not(HasSubstr("id='gp"))));
   EXPECT_THROW(RunGnuplot("no such command\n"), Error);
 }
