@@ -14,6 +14,7 @@ struct PairMath {
   using X = uint16_t;
   using Register = __m512i;
   static constexpr int64_t kElements = 32;
+  static constexpr int64_t kAhead = 0;
   static Lanes MulAdd(__m512i w, const uint16_t* x, Lanes sum) {
     return _mm512_dpbf16_ps(sum, std::bit_cast<__m512bh>(w),
                             std::bit_cast<__m512bh>(_mm512_loadu_si512(x)));
