@@ -97,6 +97,8 @@ TEST(Cli, UsageErrorsExitWithTwo) {
       {"eval", kDemo, "--ppl", kEvalSpec, "--limit", "0"},
       {"eval", kDemo, "--ppl", kEvalSpec, "--precision", "f64"},
       {"eval", kDemo, "--ppl", kEvalSpec, "--no-such-option"},
+      {"eval", kDemo, "--tasks", "piqa"},
+      {"eval", kDemo, "--ppl", kEvalSpec, "--kl-base", "a", "--save-base", "b"},
       {"generate", kDemo},
       {"tokenize", kDemo, "-p", "a", "--jsonl", "b"},
       {"inspect"},
@@ -124,6 +126,10 @@ TEST(Cli, FailuresExitWithOne) {
       {{"eval", kDemo, "--ppl", kEvalSpec, "--seqlen", "1025"}, "[usage.seqlen]"},
       {{"eval", kDemo, "--ppl", kEvalSpec, "--json", "/no/such/folder/x"}, "[output.not_writable]"},
       {{"eval", ScratchFolder().string(), "--ppl", kEvalSpec}, "["},
+      {{"eval", kDemo, "--tasks", "boolq", "--tasks-dir", kDemo}, "[eval.unknown_task]"},
+      {{"eval", kDemo, "--tasks", "piqa", "--tasks-dir", kDemo}, "[eval.no_task_file]"},
+      {{"eval", kDemo, "--kl-base", kDemo + "/config.json"}, "[eval.bad_kl_base]"},
+      {{"eval", kDemo, "--ppl", kEvalSpec, "--resume", kDemo + "/config.json"}, "[eval.bad_state]"},
       {{"tokenize", ScratchFolder().string(), "-p", "a"}, "[tokenizer.missing]"},
   };
   for (const auto& bad : kBad) {
@@ -266,6 +272,33 @@ TEST(Cli, EvalWritesAFileAndPrintsALine) {
   ASSERT_EQ(outcome.status, 0) << outcome.err;
   EXPECT_THAT(outcome.out, HasSubstr("perplexity"));
   EXPECT_EQ(json::parse(ReadFile(file)).at("results").size(), 1u);
+}
+
+TEST(Cli, EvalScoresTasksAndComparesModels) {
+  const fs::path folder = ScratchFolder();
+  std::ofstream(folder / "piqa_valid.jsonl")
+      << R"({"goal": "Where do people live?", "sol1": "Many people live in the city.", )"
+      << R"("sol2": "City the in people many.", "label": 0})"
+      << "\n";
+  const Outcome outcome = Flatquant({"eval",          kDemo,
+                                     "--tasks",       "piqa",
+                                     "--tasks-dir",   folder.string(),
+                                     "--log-samples", (folder / "log").string(),
+                                     "--ppl",         kEvalSpec,
+                                     "--seqlen",      "64",
+                                     "--limit",       "1",
+                                     "--kl-base",     kDemo,
+                                     "--vs",          kDemo,
+                                     "--json",        (folder / "json").string()});
+  ASSERT_EQ(outcome.status, 0) << outcome.err;
+  EXPECT_THAT(outcome.out, AllOf(HasSubstr("acc_norm   100.00 %   (1 items"),
+                                 HasSubstr("Same top p: 100.000"), HasSubstr("recovered")));
+  const json results = json::parse(ReadFile(folder / "json"));
+  EXPECT_EQ(results.at("results").size(), 3u);  // perplexity, acc, acc_norm
+  EXPECT_EQ(results.at("kl")[0].at("kld").at("value"), 0);
+  for (const json& row : results.at("recovery")) EXPECT_EQ(row.at("recovered_percent"), 100);
+  const json sample = json::parse(ReadFile(folder / "log"));
+  EXPECT_EQ(sample.at("arguments")[1][1], " City the in people many.");
 }
 
 TEST(Cli, GenerateContinuesThePrompt) {
