@@ -37,13 +37,8 @@ constexpr Preset kPresets[] = {
      }},
     {"best",
      [](QuantizeOptions* options) {
-       options->epochs = 15;
-       options->batch = 4;
-       options->lr = 5e-3;
-       options->clip_lr = 5e-2;
-       options->weights = QuantizeOptions::Weights::kLearned;
-       options->weight_lr = 1e-2;
-       options->stream = QuantizeOptions::Stream::kQuantized;
+       ApplyPreset("fast", options);
+       options->epochs = 3;
      }},
 };
 

@@ -201,8 +201,12 @@ class Quantizer {
     block->seconds = SecondsSince(start);
     progress->Advance();
     if (stream_) {
-      progress->Line(fmt::format("block {}/{}: loss {:.4e} -> {:.4e} in {}", layer + 1,
-                                 config_.layers, block->loss_before, block->loss_after,
+      // Methods that do not train know no loss.
+      const std::string loss =
+          block->loss_before > 0
+              ? fmt::format("loss {:.4e} -> {:.4e} in ", block->loss_before, block->loss_after)
+              : "";
+      progress->Line(fmt::format("block {}/{}: {}{}", layer + 1, config_.layers, loss,
                                  FormatDuration(block->seconds)));
     }
     return packed;
