@@ -8,10 +8,10 @@
 
 // Many tokens of one sequence: blocked attention with an online softmax in registers. A
 // CTA takes 64 tokens of one query head, 16 for each warp; two CTAs per multiprocessor
-// cover each other's barriers. K and V come packed, 64
-// positions at a time, and are widened once per CTA to q - zero (exact in 16 bits) in
-// shared memory; K's scale multiplies scores, V's the weights. The next block's bytes are
-// on their way in registers while this one is multiplied.
+// cover each other's barriers. K and V come packed, 64 positions at a time, and are
+// widened once per CTA to q - zero (exact in 16 bits) in shared memory; K's scale
+// multiplies scores, V's the weights. The next block's bytes are on their way in registers
+// while this one is multiplied.
 
 namespace flatquant {
 namespace {
@@ -45,25 +45,28 @@ __device__ uint32_t ChunkOffset(int row, int chunk) {
 // A thread's share of a block, still packed.
 template <int kDim>
 struct Packed {
-  uint4 k, v;
-  uint32_t k_zero, v_zero;
-  float k_scale, v_scale;
-
   static constexpr int kChunksPerRow = kDim / 32;  // 32 nibbles each
-  static constexpr int kChunks = kBlock * kChunksPerRow;
+  static constexpr int kChunks = kBlock * kChunksPerRow / kThreads;
+  static constexpr int kRowStep = kThreads / kChunksPerRow;  // rows between a thread's chunks
+
+  uint4 k[kChunks], v[kChunks];
+  uint32_t k_zero[kChunks], v_zero[kChunks];
+  float k_scale, v_scale;
 
   // Positions past the end are read at the last one; scores mask them.
   __device__ void Load(const CudaAttentionPrefillArgs& args, int64_t base, int first, int end,
                        float scale) {
-    const int i = threadIdx.x;
-    if (i < kChunks) {
-      const int64_t at = base + min(first + i / kChunksPerRow, end - 1);
-      const int64_t byte = at * (kDim / 2) + i % kChunksPerRow * 16;
-      k = __ldg(reinterpret_cast<const uint4*>(args.k.data + byte));
-      v = __ldg(reinterpret_cast<const uint4*>(args.v.data + byte));
-      k_zero = args.k.zero[at];
-      v_zero = args.v.zero[at];
+#pragma unroll
+    for (int j = 0; j < kChunks; ++j) {
+      const int row = threadIdx.x / kChunksPerRow + j * kRowStep;
+      const int64_t at = base + min(first + row, end - 1);
+      const int64_t byte = at * (kDim / 2) + threadIdx.x % kChunksPerRow * 16;
+      k[j] = __ldg(reinterpret_cast<const uint4*>(args.k.data + byte));
+      v[j] = __ldg(reinterpret_cast<const uint4*>(args.v.data + byte));
+      k_zero[j] = args.k.zero[at];
+      v_zero[j] = args.v.zero[at];
     }
+    const int i = threadIdx.x;
     if (i < kBlock) {
       const int64_t at = base + min(first + i, end - 1);
       k_scale = args.k.scale[at] * scale;
@@ -72,8 +75,7 @@ struct Packed {
   }
 
   template <typename T>
-  static __device__ void StoreRow(uint8_t* to, uint4 packed, uint32_t zero) {
-    const int row = threadIdx.x / kChunksPerRow;
+  static __device__ void StoreRow(uint8_t* to, int row, uint4 packed, uint32_t zero) {
     const int chunk = threadIdx.x % kChunksPerRow * 4;
     const uint32_t words[4] = {packed.x, packed.y, packed.z, packed.w};
     const auto zeros = cuda::ZeroPair<T>(zero, zero);
@@ -88,9 +90,11 @@ struct Packed {
 
   template <typename T>
   __device__ void Store(Shared<kDim>& shared, int buffer) const {
-    if (threadIdx.x < kChunks) {
-      StoreRow<T>(shared.k[buffer], k, k_zero);
-      StoreRow<Wide>(shared.v[buffer], v, v_zero);
+#pragma unroll
+    for (int j = 0; j < kChunks; ++j) {
+      const int row = threadIdx.x / kChunksPerRow + j * kRowStep;
+      StoreRow<T>(shared.k[buffer], row, k[j], k_zero[j]);
+      StoreRow<Wide>(shared.v[buffer], row, v[j], v_zero[j]);
     }
     if (threadIdx.x < kBlock) {
       shared.k_scale[buffer][threadIdx.x] = k_scale;
@@ -124,13 +128,14 @@ struct Warp {
 
   __device__ void Scores(uint32_t k, float (&score)[kBlock / 8][4]) const {
     const int lane = threadIdx.x % 32;
+    // Chunk numbers are bits of the address: further chunks are an exclusive or away.
+    const uint32_t from = k + ChunkOffset<kDim>(lane / 16 * 8 + lane % 8, lane / 8 % 2);
 #pragma unroll
     for (int n = 0; n < kBlock / 16; ++n) {
-      const int row = 16 * n + lane / 16 * 8 + lane % 8;
 #pragma unroll
       for (int s = 0; s < kDim / 16; ++s) {
         uint32_t b[4];
-        cuda::LoadMatrix(b, k + ChunkOffset<kDim>(row, 2 * s + lane / 8 % 2));
+        cuda::LoadMatrix(b, (from ^ (s << 5)) + n * 16 * kDim * 2);
         cuda::Mma16<T>(score[2 * n], q[s], b[0], b[1]);
         cuda::Mma16<T>(score[2 * n + 1], q[s], b[2], b[3]);
       }
@@ -149,14 +154,16 @@ struct Warp {
       new_top = fmaxf(new_top, __shfl_xor_sync(~0u, new_top, 1));
       new_top = fmaxf(new_top, __shfl_xor_sync(~0u, new_top, 2));
       const float base = new_top == -INFINITY ? 0.0f : new_top;  // a row that sees nothing yet
-      const float shrink = cuda::Exp2(top[h] - base);
-      top[h] = new_top;
-      sum[h] *= shrink;
+      if (__any_sync(~0u, new_top != top[h])) {                  // soon it no longer grows
+        const float shrink = cuda::Exp2(top[h] - base);
+        sum[h] *= shrink;
 #pragma unroll
-      for (int j = 0; j < kDim / 8; ++j) {
-        y[j][2 * h] *= shrink;
-        y[j][2 * h + 1] *= shrink;
+        for (int j = 0; j < kDim / 8; ++j) {
+          y[j][2 * h] *= shrink;
+          y[j][2 * h + 1] *= shrink;
+        }
       }
+      top[h] = new_top;
 #pragma unroll
       for (int j = 0; j < kBlock / 8; ++j) {
 #pragma unroll
@@ -172,6 +179,7 @@ struct Warp {
   __device__ void Values(uint32_t v, const float* v_scale, const float (&weight)[kBlock / 8][4]) {
     const int lane = threadIdx.x % 32;
     const int c = lane % 4;
+    const uint32_t from = v + ChunkOffset<kDim>(lane / 8 % 2 * 8 + lane % 8, lane / 16);
 #pragma unroll
     for (int u = 0; u < kBlock / 16; ++u) {
       uint32_t a[4];
@@ -182,11 +190,10 @@ struct Warp {
         a[2 * i] = cuda::Element<Wide>::Pack(w[0] * scale.x, w[1] * scale.y);
         a[2 * i + 1] = cuda::Element<Wide>::Pack(w[2] * scale.x, w[3] * scale.y);
       }
-      const int row = 16 * u + lane / 8 % 2 * 8 + lane % 8;
 #pragma unroll
       for (int j = 0; j < kDim / 8; j += 2) {
         uint32_t b[4];
-        cuda::LoadMatrixTransposed(b, v + ChunkOffset<kDim>(row, j + lane / 16));
+        cuda::LoadMatrixTransposed(b, (from ^ (j << 4)) + u * 16 * kDim * 2);
         cuda::Mma16<Wide>(y[j], a, b[0], b[1]);
         cuda::Mma16<Wide>(y[j + 1], a, b[2], b[3]);
       }
@@ -197,7 +204,7 @@ struct Warp {
 template <typename T, int kDim>
 __global__ void __launch_bounds__(kThreads, 2)
     PrefillKernel(const __grid_constant__ CudaAttentionPrefillArgs args) {
-  extern __shared__ __align__(16) uint8_t raw[];
+  extern __shared__ __align__(1024) uint8_t raw[];
   Shared<kDim>& shared = *reinterpret_cast<Shared<kDim>*>(raw);
   const int lane = threadIdx.x % 32;
   const int c = lane % 4;
@@ -242,8 +249,16 @@ __global__ void __launch_bounds__(kThreads, 2)
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         score[j][i] *= i % 2 == 0 ? k_scale.x : k_scale.y;
-        const int seen = position0 + row + i / 2 * 8 - (first + 8 * j + 2 * c + i % 2);
-        if (!whole && (seen < 0 || (window > 0 && seen >= window))) score[j][i] = -INFINITY;
+      }
+    }
+    if (!whole) {
+#pragma unroll
+      for (int j = 0; j < kBlock / 8; ++j) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const int seen = position0 + row + i / 2 * 8 - (first + 8 * j + 2 * c + i % 2);
+          if (seen < 0 || (window > 0 && seen >= window)) score[j][i] = -INFINITY;
+        }
       }
     }
     state.Softmax(score);

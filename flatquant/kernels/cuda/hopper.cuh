@@ -30,12 +30,19 @@ __device__ inline void BarrierExpect(uint32_t barrier, uint32_t bytes) {
                : "memory");
 }
 
+// Barriers order accesses within their CTA (the default scope). A wider one would cost a
+// memory fence for each arrival and the L1 cache for each wait; across the cluster they
+// only pass on that the copy engine may write, or has written, which needs neither.
+__device__ inline void BarrierArrive(uint32_t barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
 // Arrives at the barrier at the same offset in CTA `rank` of the cluster.
 __device__ inline void BarrierArriveRemote(uint32_t barrier, uint32_t rank) {
   asm volatile(
       "{\n.reg .b32 remote;\n"
       "mapa.shared::cluster.u32 remote, %0, %1;\n"
-      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote];\n}" ::"r"(barrier),
+      "mbarrier.arrive.shared::cluster.b64 _, [remote];\n}" ::"r"(barrier),
       "r"(rank)
       : "memory");
 }
@@ -44,7 +51,7 @@ __device__ inline void BarrierWait(uint32_t barrier, uint32_t parity) {
   asm volatile(
       "{\n.reg .pred done;\n"
       "again:\n"
-      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
       "@done bra finished;\n"
       "bra again;\n"
       "finished:\n}" ::"r"(barrier),

@@ -11,9 +11,8 @@ namespace {
 // bytes bound it; GemmIntSplit where GemmIntWgmma's tiles of 256 x 256 would leave most
 // multiprocessors without work.
 void RunHopper(const CudaGemmIntArgs& args, CudaStream stream) {
-  const int64_t rows = args.weights.rows;
-  const int64_t tiles = CeilDiv(rows, 256) * CeilDiv(args.tokens, 256);
-  if (args.tokens <= 16 || (args.tokens <= 32 && rows < 8192)) {
+  const int64_t tiles = CeilDiv(args.weights.rows, 256) * CeilDiv(args.tokens, 256);
+  if (args.tokens <= 16) {
     cuda::GemmIntMma(args, stream);
   } else if (args.tokens <= 128 || (args.tokens <= 256 && tiles < 32)) {
     cuda::GemmIntSplit(args, stream);

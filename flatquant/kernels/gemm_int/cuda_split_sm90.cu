@@ -130,7 +130,7 @@ __global__ void __cluster_dims__(kSplit, 1, 1) __launch_bounds__(kThreads, 2)
       }
       WgmmaCommit();
       WgmmaWait<1>();
-      if (k > first && lane == 0) BarrierArriveRemote(empty((k - 1 - first) % kStages), rank);
+      if (k > first && lane == 0) BarrierArrive(empty((k - 1 - first) % kStages));
     };
     for (int k = first; k < last; k += 2) {
       step(a0, k);

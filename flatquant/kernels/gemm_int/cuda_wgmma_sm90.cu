@@ -235,7 +235,7 @@ __device__ __forceinline__ void Multiply(const Params& params, const CUtensorMap
       step_over(a0, k);
       if (k == 0 && stores && t != first) {
         TensorStoreWaitRead();
-        BarrierArriveRemote(layout.OutFree(), rank);
+        BarrierArrive(layout.OutFree());
       }
       step_over(a1, k + 1);
     }
