@@ -1,6 +1,5 @@
 #include <fmt/format.h>
 
-#include <optional>
 #include <set>
 
 #include "flatquant/bench/ceiling.h"
@@ -76,6 +75,62 @@ void RunShape(LinearShape shape, const char* variant, const std::vector<Weights>
   }
 }
 
+std::vector<GemmIntWeights> IntegerCopies(LinearShape shape, Rng& rng, ThreadPool& pool) {
+  const auto bytes = RandomBytes(static_cast<size_t>(shape.rows * shape.cols / 2), rng);
+  const std::vector<float> ones(static_cast<size_t>(shape.rows), 1.0f);
+  GemmIntSource source;
+  source.rows = shape.rows;
+  source.cols = shape.cols;
+  source.weight = bytes.data();
+  source.scale = reinterpret_cast<const std::byte*>(ones.data());
+  std::vector<GemmIntWeights> copies;
+  const int64_t count = CopiesBeyondCaches(bytes.size());
+  for (int64_t i = 0; i < count; ++i) copies.push_back(PackGemmInt(source, pool));
+  return copies;
+}
+
+std::vector<FloatWeights> FloatCopies(LinearShape shape, Rng& rng, ThreadPool& pool) {
+  std::vector<uint16_t> halves(static_cast<size_t>(shape.rows * shape.cols));
+  for (uint16_t& half : halves) half = 0x3c00 | (rng.Next() & 0x807f);  // +-0.008 to 0.016
+  FloatWeightsSource source;
+  source.dtype = DType::kBF16;
+  source.rows = shape.rows;
+  source.cols = shape.cols;
+  source.weight = reinterpret_cast<const std::byte*>(halves.data());
+  std::vector<FloatWeights> copies;
+  const int64_t count = CopiesBeyondCaches(halves.size() * sizeof(uint16_t));
+  for (int64_t i = 0; i < count; ++i) {
+    copies.push_back(LoadFloatWeights(source, GemmFloatMath::kBF16, pool));
+  }
+  return copies;
+}
+
+void MultiplyIntegers(const GemmIntWeights& weights, int64_t tokens, Operands& operands,
+                      ThreadPool& pool) {
+  GemmIntArgs args;
+  args.act = operands.codes.data();
+  args.act_stride = GemmIntActStride(weights.cols);
+  args.act_scale = operands.scales.data();
+  args.act_bits = 4;
+  args.tokens = tokens;
+  args.weights = &weights;
+  args.y = operands.y.data();
+  args.y_stride = weights.rows;
+  GemmInt(args, pool);
+}
+
+void MultiplyFloats(const FloatWeights& weights, int64_t tokens, Operands& operands,
+                    ThreadPool& pool) {
+  GemmFloatArgs args;
+  args.x = operands.x.data();
+  args.tokens = tokens;
+  args.weights = &weights;
+  args.row_end = weights.rows;
+  args.y = operands.y.data();
+  args.y_stride = weights.rows;
+  GemmFloat(args, pool);
+}
+
 }  // namespace
 
 void RunLinears(const ModelConfig& config, const Plan& plan, ThreadPool& pool, Run* run) {
@@ -84,7 +139,7 @@ void RunLinears(const ModelConfig& config, const Plan& plan, ThreadPool& pool, R
   for (int64_t n : plan.prompts) {
     if (n > 0) tokens.push_back(n);
   }
-  std::set<std::pair<int64_t, int64_t>> shapes;
+  std::set<std::pair<int64_t, int64_t>> shapes;  // equal ones once
   for (Linear which : kLinears) {
     const LinearShape shape = ShapeOf(config, which);
     shapes.emplace(shape.rows, shape.cols);
@@ -92,55 +147,17 @@ void RunLinears(const ModelConfig& config, const Plan& plan, ThreadPool& pool, R
   std::vector<Result> results;
   std::vector<double> rates;
   Rng rng(1);
+  const auto with_pool = [&pool](auto multiply) {
+    return [multiply, &pool](const auto& weights, int64_t m, Operands& operands) {
+      multiply(weights, m, operands, pool);
+    };
+  };
   for (const auto& [rows, cols] : shapes) {
     const LinearShape shape{rows, cols};
-    const std::vector<float> ones(static_cast<size_t>(rows), 1.0f);
-    {
-      const auto bytes = RandomBytes(static_cast<size_t>(rows * cols / 2), rng);
-      GemmIntSource source;
-      source.rows = rows;
-      source.cols = cols;
-      source.weight = bytes.data();
-      source.scale = reinterpret_cast<const std::byte*>(ones.data());
-      std::vector<GemmIntWeights> copies;
-      const int64_t count = CopiesBeyondCaches(bytes.size());
-      for (int64_t i = 0; i < count; ++i) copies.push_back(PackGemmInt(source, pool));
-      const auto multiply = [&](const GemmIntWeights& weights, int64_t m, Operands& o) {
-        GemmIntArgs args;
-        args.act = o.codes.data();
-        args.act_stride = GemmIntActStride(cols);
-        args.act_scale = o.scales.data();
-        args.tokens = m;
-        args.weights = &weights;
-        args.y = o.y.data();
-        args.y_stride = rows;
-        args.act_bits = 4;
-        GemmInt(args, pool);
-      };
-      RunShape(shape, "w4a4", copies, tokens, plan.repetitions, multiply, &results, &rates);
-    }
-    const std::vector<uint16_t> halves(static_cast<size_t>(rows * cols), 0x3c12);
-    FloatWeightsSource source;
-    source.dtype = DType::kBF16;
-    source.rows = rows;
-    source.cols = cols;
-    source.weight = reinterpret_cast<const std::byte*>(halves.data());
-    std::vector<FloatWeights> copies;
-    const int64_t count = CopiesBeyondCaches(2 * halves.size());
-    for (int64_t i = 0; i < count; ++i) {
-      copies.push_back(LoadFloatWeights(source, GemmFloatMath::kBF16, pool));
-    }
-    const auto multiply = [&](const FloatWeights& weights, int64_t m, Operands& o) {
-      GemmFloatArgs args;
-      args.x = o.x.data();
-      args.tokens = m;
-      args.weights = &weights;
-      args.row_end = rows;
-      args.y = o.y.data();
-      args.y_stride = rows;
-      GemmFloat(args, pool);
-    };
-    RunShape(shape, "bf16", copies, tokens, plan.repetitions, multiply, &results, &rates);
+    RunShape(shape, "w4a4", IntegerCopies(shape, rng, pool), tokens, plan.repetitions,
+             with_pool(MultiplyIntegers), &results, &rates);
+    RunShape(shape, "bf16", FloatCopies(shape, rng, pool), tokens, plan.repetitions,
+             with_pool(MultiplyFloats), &results, &rates);
   }
   const CpuLimits after = MeasureLimits(pool);
   const CpuLimits limits = Larger(before, after);
