@@ -13,7 +13,7 @@ constexpr std::string_view kStyle = R"(
     --shade: #1d2125; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 60rem; padding: 1rem; background: var(--page);
-  color: var(--text); font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
+  color: var(--text); font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: break-word; }
 h1 { font-size: 1.5rem; margin: 0.5rem 0; } h2 { font-size: 1.2rem; margin: 2rem 0 0.5rem; }
 p, figcaption { color: var(--faint); margin: 0.3rem 0 0.8rem; }
 .wide { overflow-x: auto; }
@@ -22,7 +22,8 @@ th, td { text-align: left; padding: 0.3rem 0.9rem 0.3rem 0; vertical-align: top;
   border-bottom: 1px solid var(--line); }
 th { color: var(--faint); font-weight: 500; }
 .number { text-align: right; white-space: nowrap; }
-figure { margin: 0 0 1.5rem; } figure svg { width: 100%; height: auto; display: block; }
+figure { margin: 0 0 1.5rem; overflow-x: auto; }
+figure svg { width: 100%; min-width: 30rem; height: auto; display: block; }
 .pair { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(15rem, 1fr)); }
 .pair > div { background: var(--shade); border-radius: 0.4rem; padding: 0.7rem; }
 .pair b { display: block; color: var(--faint); font-weight: 500; }

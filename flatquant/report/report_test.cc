@@ -3,12 +3,15 @@
 
 #include <cmath>
 #include <cstdlib>
+#include <fstream>
 
 #include "flatquant/base/error.h"
+#include "flatquant/base/file.h"
 #include "flatquant/packed/random_model.h"
 #include "flatquant/report/html.h"
 #include "flatquant/report/plot.h"
 #include "flatquant/report/report_page.h"
+#include "tests/support/shared_data.h"
 
 namespace flatquant {
 namespace {
@@ -38,6 +41,30 @@ ReportData Data(const PackedModel& model) {
   data.model = &model;
   data.plots = false;
   return data;
+}
+
+// A browser's script console must stay silent, and the page's script must have run.
+TEST(ReportPage, OpensInABrowser) {
+  if (std::system("command -v chromium > /dev/null 2>&1") != 0) {
+    GTEST_SKIP() << "needs chromium";
+  }
+  const PackedModel model = Model();
+  const auto folder = testing::ScratchFolder();
+  std::string page = ReportPage(Data(model));
+  // Presses the button, whose link then has an address of its own.
+  page +=
+      "<script>URL.createObjectURL = blob => { document.title = 'saved ' + blob.size; "
+      "return 'data:,'; }; document.getElementById('save').click();</script>";
+  std::ofstream(folder / "page.html") << page;
+  const std::string base = folder.string();
+  const std::string command = "HOME=" + base +
+                              " timeout 60 chromium --headless --no-sandbox --disable-gpu " +
+                              "--enable-logging=stderr --dump-dom file://" + base +
+                              "/page.html > " + base + "/dom 2> " + base + "/log";
+  ASSERT_EQ(std::system(command.c_str()), 0);
+  EXPECT_THAT(ReadFile(folder / "log"), Not(HasSubstr("CONSOLE")));
+  EXPECT_THAT(ReadFile(folder / "dom"),
+              AllOf(HasSubstr("<h2>Clips</h2>"), HasSubstr("<title>saved ")));
 }
 
 bool HasGnuplot() { return std::system("command -v gnuplot > /dev/null 2>&1") == 0; }
