@@ -158,8 +158,10 @@ __device__ __forceinline__ void MultiplyStage(Layout layout, const Position& at,
   WgmmaCommit();
 }
 
-__device__ void ReleaseStage(Layout layout, int stage, int lane) {
-  if (lane < 2) BarrierArriveRemote(layout.Empty(stage), lane);
+// To both CTAs of the cluster, since the other one's copies come here too.
+__device__ void ReleaseStage(Layout layout, int stage, int lane, uint32_t rank) {
+  if (lane == 0) BarrierArrive(layout.Empty(stage));
+  if (lane == 1) BarrierArriveRemote(layout.Empty(stage), rank ^ 1);
 }
 
 // Scales the accumulators and leaves them in shared memory as T [256 tokens][64 rows].
@@ -225,7 +227,7 @@ __device__ __forceinline__ void Multiply(const Params& params, const CUtensorMap
       BarrierWait(layout.Full(at.stage), at.parity);
       MultiplyStage(layout, at, warp, lane, a, acc, k > 0);
       WgmmaWait<1>();  // the stage before is done with its operands
-      if (k > 0) ReleaseStage(layout, previous, lane);
+      if (k > 0) ReleaseStage(layout, previous, lane, rank);
       previous = at.stage;
       at.Advance();
     };
@@ -242,7 +244,7 @@ __device__ __forceinline__ void Multiply(const Params& params, const CUtensorMap
     WgmmaWait<0>();
 #pragma unroll
     for (int i = 0; i < 128; ++i) WgmmaPin(acc[i]);
-    ReleaseStage(layout, previous, lane);
+    ReleaseStage(layout, previous, lane, rank);
     if (params.has_residual) {
       BarrierWait(layout.ResidualFull(), residual_parity);
       residual_parity ^= 1;
