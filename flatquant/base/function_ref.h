@@ -14,10 +14,10 @@ class FunctionRef;
 template <typename Result, typename... Args>
 class FunctionRef<Result(Args...)> {
  public:
-  template <typename Body>
-  requires(!std::is_same_v<std::remove_cvref_t<Body>, FunctionRef> &&
-           std::is_invocable_r_v<Result, Body&, Args...>) FunctionRef(Body&& body)
-  noexcept  // implicit, as std::function's
+  template <typename Body,
+            typename = std::enable_if_t<!std::is_same_v<std::remove_cvref_t<Body>, FunctionRef> &&
+                                        std::is_invocable_r_v<Result, Body&, Args...>>>
+  FunctionRef(Body&& body) noexcept  // NOLINT(google-explicit-constructor): as std::function's
       : body_(const_cast<void*>(static_cast<const void*>(std::addressof(body)))),
         call_([](void* erased, Args... args) -> Result {
           return (*static_cast<std::remove_reference_t<Body>*>(erased))(
