@@ -81,6 +81,9 @@ struct AttentionKernel {
   void (*many_rows)(const AttentionBlock& block, const AttentionSums& sums) noexcept;
   // At most kAttentionFewRows rows and kAttentionSplitKeys keys.
   void (*few_rows)(const AttentionBlock& block, const AttentionSums& sums) noexcept;
+  // What many_rows rounds queries and the softmax's weights to, relatively, before it
+  // multiplies: 0 for floats.
+  double rounding = 0;
 };
 
 // Several sequences in one parallel region. kernel: nullptr takes the best one.

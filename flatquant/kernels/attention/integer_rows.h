@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "flatquant/kernels/attention/few_rows.h"
+#include "flatquant/kernels/attention/transpose.h"
 #include "flatquant/kernels/scratch.h"
 
 // Few rows over an integer cache, in integers. The cache's codes are bytes already;
@@ -118,31 +119,6 @@ struct CodeRows {
 inline __m512i LowNibbles(__m512i bytes) { return _mm512_and_si512(bytes, _mm512_set1_epi8(15)); }
 inline __m512i HighNibbles(__m512i bytes) {
   return _mm512_and_si512(_mm512_srli_epi16(bytes, 4), _mm512_set1_epi8(15));
-}
-
-// Word j of row i becomes word i of row j.
-inline void Transpose(__m512i (&m)[16]) {
-  __m512i t[16];
-  for (int i = 0; i < 16; i += 2) {
-    t[i] = _mm512_unpacklo_epi32(m[i], m[i + 1]);
-    t[i + 1] = _mm512_unpackhi_epi32(m[i], m[i + 1]);
-  }
-  for (int i = 0; i < 16; i += 4) {  // m[i + c]: column c of rows i .. i + 3, in each 128 bits
-    m[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
-    m[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
-    m[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
-    m[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
-  }
-  for (int c = 0; c < 4; ++c) {
-    const __m512i low02 = _mm512_shuffle_i32x4(m[c], m[4 + c], 0x88);
-    const __m512i low13 = _mm512_shuffle_i32x4(m[c], m[4 + c], 0xdd);
-    const __m512i high02 = _mm512_shuffle_i32x4(m[8 + c], m[12 + c], 0x88);
-    const __m512i high13 = _mm512_shuffle_i32x4(m[8 + c], m[12 + c], 0xdd);
-    m[c] = _mm512_shuffle_i32x4(low02, high02, 0x88);
-    m[4 + c] = _mm512_shuffle_i32x4(low13, high13, 0x88);
-    m[8 + c] = _mm512_shuffle_i32x4(low02, high02, 0xdd);
-    m[12 + c] = _mm512_shuffle_i32x4(low13, high13, 0xdd);
-  }
 }
 
 // Writes a transposed word of 16 keys, number `word` of the vector, to the key panel.

@@ -48,7 +48,9 @@ inline void WidenBytes(const uint8_t* in, int64_t n, float zero, float scale, fl
 }
 
 // The vectors of KV head `head` at positions [begin, end) as floats, in rows of
-// `stride` elements; elements past head_dim are left alone.
+// `stride` elements; elements past head_dim are left alone. Without kScaled, integer
+// formats give q - zero, which bfloat16 holds exactly.
+template <bool kScaled = true>
 inline void LoadTile(const KvPlane& plane, int64_t head, int64_t begin, int64_t end, float* out,
                      int64_t stride) {
   const int64_t n = plane.head_dim;
@@ -64,10 +66,10 @@ inline void LoadTile(const KvPlane& plane, int64_t head, int64_t begin, int64_t 
         BF16ToFloat(reinterpret_cast<const uint16_t*>(in), out, static_cast<size_t>(n));
         break;
       case KvFormat::kNibble:
-        WidenNibbles(in, n, plane.zero[index], plane.scale[index], out);
+        WidenNibbles(in, n, plane.zero[index], kScaled ? plane.scale[index] : 1.0f, out);
         break;
       case KvFormat::kByte:
-        WidenBytes(in, n, plane.zero[index], plane.scale[index], out);
+        WidenBytes(in, n, plane.zero[index], kScaled ? plane.scale[index] : 1.0f, out);
         break;
     }
   }

@@ -6,6 +6,7 @@
 
 #include "flatquant/base/half.h"
 #include "flatquant/kernels/attention/attention.h"
+#include "flatquant/kernels/attention/tile_attention.h"
 #include "flatquant/kernels/kernel_testing.h"
 #include "flatquant/kernels/quantize_kv/quantize_kv.h"
 
@@ -18,6 +19,20 @@ using kernel_testing::kEpsilon;
 using kernel_testing::RandomFloats;
 using kernel_testing::RandomSize;
 using kernel_testing::Worst;
+
+// The tile kernel on an emulated tile unit; few rows are another kernel's.
+void FewRowsOfReference(const AttentionBlock& block, const AttentionSums& sums) noexcept {
+  KernelsOf<AttentionKernel>().back().kernel->few_rows(block, sums);
+}
+const AttentionKernel kEmulatedTiles = {TileTokenSlice, RunTileRows<EmulatedTiles>,
+                                        FewRowsOfReference, kTwoTermsRounding};
+
+template <typename Test>
+void ForEachAttentionKernel(const Test& test) {
+  ForEachKernel<AttentionKernel>(test);
+  SCOPED_TRACE("emulated tiles");
+  test(kEmulatedTiles);
+}
 
 struct Plane {
   AlignedBuffer<uint8_t> data;
@@ -75,7 +90,10 @@ bool IsInteger(const KvPlane& plane) {
 // Over integer caches, queries and weights x may be rounded to epsilon max |x| first,
 // and zero points be subtracted from the sums of products instead of from each code:
 // then what is rounded (4 times) has the magnitude of codes and zero points.
-void CheckAgainstFormula(const AttentionArgs& args, const Plane& k, const Plane& v) {
+//
+// rounding: of queries and weights, the kernel's.
+void CheckAgainstFormula(const AttentionArgs& args, const Plane& k, const Plane& v,
+                         double rounding) {
   const int64_t n = args.k.head_dim;
   const int64_t group = args.heads / args.k.heads;
   const double k_top = IsInteger(args.k) ? (1 << args.k.bits) - 1 : 0;
@@ -108,7 +126,7 @@ void CheckAgainstFormula(const AttentionArgs& args, const Plane& k, const Plane&
           const double unit = k.scale[static_cast<size_t>(g * args.k.capacity + j)];
           error += q_max * k_sum + 4 * 2 * k_top * unit * q_sum;
         }
-        score_error = std::max(score_error, kEpsilon * error * args.scale);
+        score_error = std::max(score_error, (kEpsilon * error + rounding * magnitude) * args.scale);
       }
       const double top = *std::max_element(weight.begin(), weight.end());
       double sum = 0;
@@ -132,7 +150,8 @@ void CheckAgainstFormula(const AttentionArgs& args, const Plane& k, const Plane&
           y += term;
           magnitude += std::abs(term);
         }
-        const double relative = 2 * score_error + 2 * 0x1p-22 + 2 * (keys + 3) * kEpsilon;
+        const double relative =
+            2 * score_error + 2 * 0x1p-22 + 2 * (keys + 3) * kEpsilon + rounding;
         worst.Compare(args.y[(t * args.heads + h) * n + i], y, relative * magnitude + fixed_error,
                       t, h * n + i);
       }
@@ -180,7 +199,7 @@ std::string Describe(const AttentionArgs& args) {
 
 TEST(AttentionTest, AgreesWithTheFormulaOnOddShapes) {
   ThreadPool pool(2);
-  ForEachKernel<AttentionKernel>([&](const AttentionKernel& kernel) {
+  ForEachAttentionKernel([&](const AttentionKernel& kernel) {
     ForEachSeed(100, [&](Rng& rng) {
       const int64_t kv_heads = RandomSize(rng, 3), group = RandomSize(rng, 9);
       const int64_t head_dim = RandomSize(rng, 70), tokens = RandomSize(rng, 120);
@@ -189,7 +208,7 @@ TEST(AttentionTest, AgreesWithTheFormulaOnOddShapes) {
       c.args.window = rng.Below(2) == 0 ? 0 : RandomSize(rng, 130);
       SCOPED_TRACE(Describe(c.args));
       Attention(c.args, pool, &kernel);
-      CheckAgainstFormula(c.args, c.k, c.v);
+      CheckAgainstFormula(c.args, c.k, c.v, kernel.rounding);
     });
   });
 }
@@ -198,7 +217,7 @@ TEST(AttentionTest, AgreesWithTheFormulaOnOddShapes) {
 TEST(AttentionTest, AgreesWithTheFormulaOverLongContexts) {
   constexpr int64_t kHeadDims[] = {48, 64, 80, 96, 128, 256};
   ThreadPool pool(2);
-  ForEachKernel<AttentionKernel>([&](const AttentionKernel& kernel) {
+  ForEachAttentionKernel([&](const AttentionKernel& kernel) {
     ForEachSeed(30, [&](Rng& rng) {
       const int64_t group = 1 + static_cast<int64_t>(rng.Below(8));
       const int64_t tokens = rng.Below(4) == 0 ? RandomSize(rng, 3) : 1;
@@ -208,7 +227,7 @@ TEST(AttentionTest, AgreesWithTheFormulaOverLongContexts) {
       c.args.window = rng.Below(4) == 0 ? RandomSize(rng, 1200) : 0;
       SCOPED_TRACE(Describe(c.args));
       Attention(c.args, pool, &kernel);
-      CheckAgainstFormula(c.args, c.k, c.v);
+      CheckAgainstFormula(c.args, c.k, c.v, kernel.rounding);
     });
   });
 }
@@ -217,7 +236,7 @@ TEST(AttentionTest, AgreesWithTheFormulaOverLongContexts) {
 // a bit of a result.
 TEST(AttentionTest, BatchesAndThreadsChangeNothing) {
   ThreadPool one(1), three(3);
-  ForEachKernel<AttentionKernel>([&](const AttentionKernel& kernel) {
+  ForEachAttentionKernel([&](const AttentionKernel& kernel) {
     ForEachSeed(10, [&](Rng& rng) {
       std::vector<Case> cases;
       for (int64_t i = 0; i < 5; ++i) {
@@ -243,7 +262,7 @@ TEST(AttentionTest, BatchesAndThreadsChangeNothing) {
 // exp without the running maximum would overflow.
 TEST(AttentionTest, GrowingScoresDoNotOverflow) {
   ThreadPool pool(1);
-  ForEachKernel<AttentionKernel>([&](const AttentionKernel& kernel) {
+  ForEachAttentionKernel([&](const AttentionKernel& kernel) {
     Rng rng(11);
     const int64_t positions = 400;
     Plane k, v;
