@@ -62,7 +62,7 @@ if(FLATQUANT_TESTS)
   add_executable(flatquant_kernels_cuda_test ${tests})
   flatquant_cuda_options(flatquant_kernels_cuda_test)
   target_link_libraries(flatquant_kernels_cuda_test PRIVATE flatquant_kernels_cuda GTest::gtest_main)
-  gtest_discover_tests(flatquant_kernels_cuda_test DISCOVERY_MODE PRE_TEST
+  gtest_discover_tests(flatquant_kernels_cuda_test DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 300
                        TEST_PREFIX "flatquant_kernels_cuda_test." PROPERTIES TIMEOUT 300)
 endif()
 

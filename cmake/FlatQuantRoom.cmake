@@ -76,7 +76,9 @@ function(flatquant_test name)
   if(ARG_LABELS)
     list(APPEND properties LABELS ${ARG_LABELS})
   endif()
-  gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST TEST_PREFIX "${name}." PROPERTIES ${properties})
+  # LibTorch's libraries, read from a slow disk for the first time, take half a minute.
+  gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 300 TEST_PREFIX "${name}."
+                       PROPERTIES ${properties})
 endfunction()
 
 function(flatquant_room name)
