@@ -13,7 +13,8 @@ template <int n, typename Body>
 [[gnu::always_inline]] inline void Unroll(const Body& body) {
   [&]<int... i>(std::integer_sequence<int, i...>) __attribute__((always_inline)) {
     (body(std::integral_constant<int, i>{}), ...);
-  }(std::make_integer_sequence<int, n>{});
+  }
+  (std::make_integer_sequence<int, n>{});
 }
 
 }  // namespace
