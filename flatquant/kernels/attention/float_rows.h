@@ -135,7 +135,7 @@ template <KvFormat kFormat, int kRows>
 inline void DotKeys(const WordRows<kFormat>& k, int64_t key, int64_t keys, const float* query,
                     int64_t query_stride, uint8_t* buffer, float* scores) {
   constexpr int kKeys = static_cast<int>(kLanes) / kRows;
-  constexpr int kElements = static_cast<int>(k.kElements);
+  constexpr int kElements = static_cast<int>(WordRows<kFormat>::kElements);
   Lanes sum[kLanes];
   Unroll<kLanes>([&](auto i) { sum[i] = SetLanes(0); });
   const uint8_t* row[kKeys];
@@ -208,7 +208,7 @@ void ScoreFloats(const AttentionBlock& block, float* query, uint8_t* buffer, flo
 template <KvFormat kFormat, int kRows, int kGroups>
 inline void AddValues(const WordRows<kFormat>& v, int64_t group, int64_t begin, int64_t end,
                       const float* weights, uint8_t* buffer, float* out, int64_t out_stride) {
-  constexpr int kElements = static_cast<int>(v.kElements);
+  constexpr int kElements = static_cast<int>(WordRows<kFormat>::kElements);
   constexpr int kVectors = kGroups * kElements;
   Lanes sum[kRows][kVectors];
   Unroll<kRows>([&](auto r) {
