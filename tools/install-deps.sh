@@ -15,7 +15,7 @@ packages=(
   zlib1g-dev libzstd-dev
 )
 if [[ "${1:-}" == --test ]]; then
-  packages+=(git libgtest-dev libgmock-dev libbenchmark-dev clang-format clang-tidy)
+  packages+=(git libgtest-dev libgmock-dev libbenchmark-dev clang-format clang-tidy chromium)
 elif [[ $# -gt 0 ]]; then
   echo "usage: tools/install-deps.sh [--test]" >&2
   exit 2

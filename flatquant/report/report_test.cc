@@ -11,6 +11,7 @@
 #include "flatquant/report/html.h"
 #include "flatquant/report/plot.h"
 #include "flatquant/report/report_page.h"
+#include "tests/support/browser.h"
 #include "tests/support/shared_data.h"
 
 namespace flatquant {
@@ -45,9 +46,7 @@ ReportData Data(const PackedModel& model) {
 
 // A browser's script console must stay silent, and the page's script must have run.
 TEST(ReportPage, OpensInABrowser) {
-  if (std::system("command -v chromium > /dev/null 2>&1") != 0) {
-    GTEST_SKIP() << "needs chromium";
-  }
+  FLATQUANT_NEEDS_BROWSER();
   const PackedModel model = Model();
   const auto folder = testing::ScratchFolder();
   std::string page = ReportPage(Data(model));
@@ -56,15 +55,11 @@ TEST(ReportPage, OpensInABrowser) {
       "<script>URL.createObjectURL = blob => { document.title = 'saved ' + blob.size; "
       "return 'data:,'; }; document.getElementById('save').click();</script>";
   std::ofstream(folder / "page.html") << page;
-  const std::string base = folder.string();
-  const std::string command = "HOME=" + base +
-                              " timeout 60 chromium --headless --no-sandbox --disable-gpu " +
-                              "--enable-logging=stderr --dump-dom file://" + base +
-                              "/page.html > " + base + "/dom 2> " + base + "/log";
-  ASSERT_EQ(std::system(command.c_str()), 0);
-  EXPECT_THAT(ReadFile(folder / "log"), Not(HasSubstr("CONSOLE")));
-  EXPECT_THAT(ReadFile(folder / "dom"),
-              AllOf(HasSubstr("<h2>Clips</h2>"), HasSubstr("<title>saved ")));
+  const testing::BrowserVisit visit = testing::OpenInBrowser(folder / "page.html");
+  ASSERT_TRUE(visit.opened) << visit.log;
+  EXPECT_EQ(visit.console, "");
+  EXPECT_THAT(visit.dom, AllOf(HasSubstr("<h2>Clips</h2>"), HasSubstr("<title>saved ")))
+      << visit.log;
 }
 
 bool HasGnuplot() { return std::system("command -v gnuplot > /dev/null 2>&1") == 0; }
