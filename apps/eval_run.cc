@@ -12,12 +12,12 @@
 #include "flatquant/base/progress.h"
 #include "flatquant/data/lazy_tokenizer.h"
 #include "flatquant/eval/engine_scorer.h"
-#include "flatquant/eval/fingerprint.h"
 #include "flatquant/eval/kl_base_file.h"
 #include "flatquant/eval/kl_divergence.h"
 #include "flatquant/eval/perplexity.h"
 #include "flatquant/eval/recovery.h"
 #include "flatquant/eval/task_evaluation.h"
+#include "flatquant/model/fingerprint.h"
 
 namespace flatquant {
 namespace {

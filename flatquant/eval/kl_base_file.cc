@@ -10,7 +10,7 @@
 #include "flatquant/base/checked.h"
 #include "flatquant/base/error.h"
 #include "flatquant/base/progress.h"
-#include "flatquant/eval/fingerprint.h"
+#include "flatquant/model/fingerprint.h"
 #include "flatquant/runtime/token_scores.h"
 
 namespace flatquant {

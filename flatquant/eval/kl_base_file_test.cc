@@ -8,10 +8,10 @@
 #include <string>
 
 #include "flatquant/base/error.h"
-#include "flatquant/eval/fingerprint.h"
 #include "flatquant/eval/kl_divergence.h"
 #include "flatquant/eval/perplexity.h"
 #include "flatquant/eval/small_engine_for_test.h"
+#include "flatquant/model/fingerprint.h"
 #include "tests/support/shared_data.h"
 
 namespace flatquant {

@@ -9,7 +9,7 @@
 
 #include "flatquant/base/error.h"
 #include "flatquant/base/file.h"
-#include "flatquant/eval/fingerprint.h"
+#include "flatquant/model/fingerprint.h"
 
 namespace flatquant {
 namespace {

@@ -5,7 +5,7 @@
 
 #include "flatquant/base/error.h"
 #include "flatquant/data/npy.h"
-#include "flatquant/eval/fingerprint.h"
+#include "flatquant/model/fingerprint.h"
 
 namespace flatquant {
 

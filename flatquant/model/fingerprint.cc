@@ -1,4 +1,4 @@
-#include "flatquant/eval/fingerprint.h"
+#include "flatquant/model/fingerprint.h"
 
 #include <algorithm>
 #include <cstring>
