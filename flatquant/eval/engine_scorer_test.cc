@@ -8,22 +8,10 @@
 
 #include "flatquant/base/rng.h"
 #include "flatquant/packed/random_model.h"
+#include "flatquant/packed/small_config_for_test.h"
 
 namespace flatquant {
 namespace {
-
-ModelConfig Config() {
-  ModelConfig config;
-  config.hidden = 24;
-  config.ffn = 44;
-  config.layers = 2;
-  config.heads = 6;
-  config.kv_heads = 2;
-  config.head_dim = 10;
-  config.vocab = 50;
-  config.max_positions = 512;
-  return config;
-}
 
 std::vector<int32_t> Tokens(size_t n, Rng& rng) {
   std::vector<int32_t> tokens(n);
@@ -61,7 +49,7 @@ void MakeGreedy(const Engine& engine, LikelihoodRequest& request) {
 
 TEST(EngineScorer, AgreesWithTextsRunAlone) {
   const auto engine = Engine::FromPacked(
-      RandomPackedModel(Config(), Scheme::Parse("w16a16kv16"), 7), {.threads = 2});
+      RandomPackedModel(testing::SmallConfig(512), Scheme::Parse("w16a16kv16"), 7), {.threads = 2});
   Rng rng(11);
   std::vector<LikelihoodGroup> groups(5);
   // Four endings of one context, of different lengths.
@@ -99,7 +87,7 @@ TEST(EngineScorer, AgreesWithTextsRunAlone) {
 }
 
 TEST(EngineScorer, AContextMayFillTheModel) {
-  ModelConfig config = Config();
+  ModelConfig config = testing::SmallConfig(512);
   config.max_positions = 16;
   const auto engine =
       Engine::FromPacked(RandomPackedModel(config, Scheme::Parse("w16a16kv16"), 7), {.threads = 1});

@@ -8,6 +8,7 @@
 #include "flatquant/base/error.h"
 #include "flatquant/base/file.h"
 #include "flatquant/packed/random_model.h"
+#include "flatquant/packed/small_config_for_test.h"
 #include "flatquant/report/html.h"
 #include "flatquant/report/plot.h"
 #include "flatquant/report/report_page.h"
@@ -22,16 +23,7 @@ using ::testing::HasSubstr;
 using ::testing::Not;
 
 PackedModel Model() {
-  ModelConfig config;
-  config.hidden = 24;
-  config.ffn = 44;
-  config.layers = 2;
-  config.heads = 6;
-  config.kv_heads = 2;
-  config.head_dim = 10;
-  config.vocab = 50;
-  config.max_positions = 64;
-  PackedModel model = RandomPackedModel(config, Scheme::Parse("w4a4kv4"), 1);
+  PackedModel model = RandomPackedModel(testing::SmallConfig(64), Scheme::Parse("w4a4kv4"), 1);
   model.provenance = {{"method", "<flat & quant>"}};
   return model;
 }

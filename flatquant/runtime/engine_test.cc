@@ -12,7 +12,6 @@
 #include "flatquant/base/rng.h"
 #include "flatquant/packed/random_model.h"
 #include "flatquant/runtime/engine_testing.h"
-#include "flatquant/runtime/oracle.h"
 
 namespace flatquant {
 namespace {
@@ -32,13 +31,7 @@ TEST_P(SchemeTest, AgreesWithTheOracle) {
     for (int text = 0; text < kTexts; ++text) {
       const uint64_t seed = static_cast<uint64_t>(text + 1);
       const PackedModel model = RandomPackedModel(config, Scheme::Parse(GetParam()), seed);
-      const auto tokens = RandomTokens(config, kTextTokens, seed);
-      std::vector<double> expected;
-      for (const auto& row : oracle::Forward(model).Logits(tokens)) {
-        expected.insert(expected.end(), row.begin(), row.end());
-      }
-      const auto engine = Engine::FromPacked(model, {.threads = 2});
-      worst.push_back(WorstInDeviations(AllLogits(*engine, tokens, tokens.size()), expected));
+      worst.push_back(WorstAgainstOracle(model, seed));
     }
     ExpectAgreement(worst, has_grids());
   }
@@ -81,13 +74,7 @@ TEST(EngineTest, ClipsPerLinear) {
       block.site(Site::kAttnIn).clips = {{0.9f, 0.8f}, {1.0f, 0.5f}, {0.6f, 0.7f}};
       block.site(Site::kMlpIn).clips = {{0.9f, 0.8f}, {0.5f, 1.0f}};
     }
-    const auto tokens = RandomTokens(model.config, kTextTokens, seed);
-    std::vector<double> expected;
-    for (const auto& row : oracle::Forward(model).Logits(tokens)) {
-      expected.insert(expected.end(), row.begin(), row.end());
-    }
-    const auto engine = Engine::FromPacked(model, {.threads = 1});
-    worst.push_back(WorstInDeviations(AllLogits(*engine, tokens, tokens.size()), expected));
+    worst.push_back(WorstAgainstOracle(model, seed));
   }
   ExpectAgreement(worst, true);
 }

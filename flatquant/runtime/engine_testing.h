@@ -8,24 +8,15 @@
 #include <vector>
 
 #include "flatquant/base/rng.h"
+#include "flatquant/packed/small_config_for_test.h"
 #include "flatquant/runtime/engine.h"
+#include "flatquant/runtime/oracle.h"
 
 // What the tests of the engine share: small configurations, texts, and what may
 // differ between two ways of computing the same logits.
 namespace flatquant {
 
-inline ModelConfig SmallConfig() {
-  ModelConfig config;
-  config.hidden = 24;
-  config.ffn = 44;
-  config.layers = 2;
-  config.heads = 6;
-  config.kv_heads = 2;
-  config.head_dim = 10;
-  config.vocab = 50;
-  config.max_positions = 4096;
-  return config;
-}
+using testing::SmallConfig;
 
 // Everything that a configuration can switch on.
 inline ModelConfig FullConfig() {
@@ -88,6 +79,17 @@ inline constexpr int kSteps = 2;
 inline constexpr size_t kTextTokens = 9;
 inline constexpr double kFloatAgreement = 1e-4;  // standard deviations, two layers of float sums
 inline constexpr double kStepAgreement = 0.5;
+
+// How far the engine's logits are from the oracle's on a random text, in deviations.
+inline double WorstAgainstOracle(const PackedModel& model, uint64_t seed) {
+  const std::vector<int32_t> tokens = RandomTokens(model.config, kTextTokens, seed);
+  std::vector<double> expected;
+  for (const auto& row : oracle::Forward(model).Logits(tokens)) {
+    expected.insert(expected.end(), row.begin(), row.end());
+  }
+  const auto engine = Engine::FromPacked(model, {.threads = 2});
+  return WorstInDeviations(AllLogits(*engine, tokens, tokens.size()), expected);
+}
 
 inline void ExpectAgreement(std::vector<double> worst, bool has_grids) {
   std::sort(worst.begin(), worst.end());

@@ -8,7 +8,6 @@
 
 #include "flatquant/packed/random_model.h"
 #include "flatquant/runtime/engine_testing.h"
-#include "flatquant/runtime/oracle.h"
 
 namespace flatquant {
 namespace {
@@ -29,13 +28,7 @@ TEST_P(QuantizedHeadTest, AgreesWithTheOracle) {
   for (uint64_t seed = 1; seed <= kTexts; ++seed) {
     PackedModel model = RandomPackedModel(config, Scheme::Parse("w16a16"), seed);
     QuantizeHead(c.bits, c.act_bits, &model);
-    const auto tokens = RandomTokens(config, kTextTokens, seed);
-    std::vector<double> expected;
-    for (const auto& row : oracle::Forward(model).Logits(tokens)) {
-      expected.insert(expected.end(), row.begin(), row.end());
-    }
-    const auto engine = Engine::FromPacked(model, {.threads = 2});
-    worst.push_back(WorstInDeviations(AllLogits(*engine, tokens, tokens.size()), expected));
+    worst.push_back(WorstAgainstOracle(model, seed));
   }
   ExpectAgreement(worst, c.act_bits < 16);
 }
