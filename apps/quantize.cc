@@ -7,19 +7,17 @@
 
 #include <CLI/CLI.hpp>
 #include <filesystem>
-#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
-#include <optional>
 #include <string>
 
 #include "apps/commands.h"
 #include "apps/console.h"
 #include "apps/model_files.h"
 #include "apps/options.h"
+#include "apps/quantize_options.h"
 #include "flatquant/base/error.h"
 #include "flatquant/base/progress.h"
-#include "flatquant/data/lazy_tokenizer.h"
 #include "flatquant/packed/head.h"
 #include "flatquant/packed/packed_model.h"
 
@@ -31,13 +29,8 @@ namespace fs = std::filesystem;
 struct QuantizeArguments {
   std::string directory;
   std::string out;
-  std::string scheme = "w4a4kv4";
-  std::string calib;
   std::string transforms;
-  int64_t seqlen = 0;
-  bool direct_inverse = false;
-  int lm_head_bits = 8;
-  QuantizeOptions options;
+  QuantizeSettings settings;
   std::string json;
 };
 
@@ -67,7 +60,7 @@ nlohmann::ordered_json ToJson(const QuantizeArguments& arguments, const PackedMo
                       {"seconds", block.seconds}});
   }
   return {{"output", arguments.out},
-          {"method", arguments.options.method},
+          {"method", arguments.settings.options.method},
           {"scheme", packed.scheme.Name()},
           {"source_bytes", source_bytes},
           {"packed_bytes", packed_bytes},
@@ -81,29 +74,19 @@ nlohmann::ordered_json ToJson(const QuantizeArguments& arguments, const PackedMo
 void Run(const QuantizeArguments& arguments) {
   const Report report(arguments.json);
   CheckPaths(arguments);
-  QuantizeOptions options = arguments.options;
-  options.scheme = Scheme::Parse(arguments.scheme);
-  if (arguments.direct_inverse) {
-    options.parametrization = QuantizeOptions::Parametrization::kDirectInverse;
-  }
-  if (!arguments.transforms.empty()) options.transforms = arguments.transforms;
   const SourceModel model = SourceModel::Open(arguments.directory);
-  options.seqlen = WindowLength(arguments.seqlen, model.config());
+  QuantizeSettings settings = arguments.settings;
+  settings.Resolve(model.config());
+  QuantizeOptions& options = settings.options;
+  if (!arguments.transforms.empty()) options.transforms = arguments.transforms;
 
   QuantizeReport quantized;
-  const auto quantize = [&]() -> PackedModel {
-    if (arguments.calib.empty()) return Quantize(model, options, &quantized);
-    options.calib = DataSpec::Parse(arguments.calib);
-    const LazyTokenizer tokenizer(arguments.directory);
-    const TokenWindows windows =
-        CalibrationWindows(*options.calib, tokenizer, options.seqlen, options.nsamples,
-                           options.seed, model.config().vocab);
-    return Quantize(model, options, windows, &quantized);
-  };
-  PackedModel packed = quantize();
-  if (arguments.lm_head_bits < 16) {
-    QuantizeHead(arguments.lm_head_bits, kHeadActBits, &packed);
-  }
+  PackedModel packed =
+      settings.calib.empty()
+          ? Quantize(model, options, &quantized)
+          : Quantize(model, options, ReadCalibration(settings, arguments.directory, model.config()),
+                     &quantized);
+  if (settings.lm_head_bits < 16) QuantizeHead(settings.lm_head_bits, kHeadActBits, &packed);
   WritePackedModel(packed, arguments.directory, arguments.out);
 
   const uint64_t source_bytes = WeightFileBytes(arguments.directory);
@@ -120,108 +103,15 @@ void Run(const QuantizeArguments& arguments) {
   }
 }
 
-void AddCalibrationOptions(CLI::App& command, QuantizeArguments& a) {
-  constexpr const char* kGroup = "Calibration";
-  QuantizeOptions& o = a.options;
-  command.add_option("--calib", a.calib, "Text to calibrate on, KIND:FILE as for 'eval'")
-      ->type_name("SPEC")
-      ->check(CheckedBy(DataSpec::Parse))
-      ->group(kGroup);
-  command.add_option("--nsamples", o.nsamples, "Windows of text")
-      ->type_name("N")
-      ->check(Bounds(int64_t{1}, int64_t{1} << 24))
-      ->capture_default_str()
-      ->group(kGroup);
-  command
-      .add_option("--seqlen", a.seqlen,
-                  "Tokens of a window [2048, or the model's context where that is smaller]")
-      ->type_name("N")
-      ->check(Bounds(int64_t{2}, int64_t{1} << 24))
-      ->group(kGroup);
-  command.add_option("--epochs", o.epochs, "Passes over the windows, per block")
-      ->type_name("N")
-      ->check(Bounds(0, 1 << 20))
-      ->capture_default_str()
-      ->group(kGroup);
-  command.add_option("--batch", o.batch, "Windows per step")
-      ->type_name("N")
-      ->check(Bounds(1, 1 << 20))
-      ->capture_default_str()
-      ->group(kGroup);
-  command.add_option("--lr", o.lr, "Learning rate of transforms and diagonals")
-      ->type_name("X")
-      ->check(CLI::Validator(CLI::PositiveNumber).description(""))
-      ->capture_default_str()
-      ->group(kGroup);
-  command.add_option("--clip-lr", o.clip_lr, "Learning rate of clips")
-      ->type_name("X")
-      ->check(CLI::Validator(CLI::PositiveNumber).description(""))
-      ->capture_default_str()
-      ->group(kGroup);
-  command.add_option("--seed", o.seed, "Of the windows and the initial transforms")
-      ->type_name("N")
-      ->capture_default_str()
-      ->group(kGroup);
-  static const std::map<std::string, QuantizeOptions::Stream> kStream = {
-      {"fp", QuantizeOptions::Stream::kFullPrecision},
-      {"quantized", QuantizeOptions::Stream::kQuantized}};
+void AddWeights(CLI::App& command, QuantizeOptions* options) {
   command
       .add_option_function<std::string>(
-          "--stream", [&o](const std::string& name) { o.stream = kStream.at(name); },
-          "Train a block on the original's activations, or on the quantized blocks' [fp]")
-      ->check(OneOf(kStream))
-      ->type_name("fp|quantized")
-      ->group(kGroup);
-  static const std::map<std::string, QuantizeOptions::Amp> kAmp = {
-      {"auto", QuantizeOptions::Amp::kAuto},
-      {"bf16", QuantizeOptions::Amp::kBF16},
-      {"f32", QuantizeOptions::Amp::kF32}};
-  command
-      .add_option_function<std::string>(
-          "--amp", [&o](const std::string& name) { o.amp = kAmp.at(name); },
-          "Matrix products in training; auto: bf16 where the processor has it [auto]")
-      ->check(OneOf(kAmp))
-      ->type_name("auto|bf16|f32")
-      ->group(kGroup);
-  command.add_option("--device", o.device, "Where to train: cpu, or cuda where LibTorch has it")
-      ->type_name("NAME")
-      ->capture_default_str()
-      ->group(kGroup);
-  command
-      .add_flag("--direct-inverse", a.direct_inverse,
-                "Learn matrices and invert them, instead of U diag(s) V^T by Cayley maps")
-      ->group(kGroup);
-  command
-      .add_flag("--per-linear-clips", o.per_linear_clips,
-                "An activation clip per linear, as the original, not one per site")
-      ->group(kGroup);
-}
-
-void AddWeightOptions(CLI::App& command, QuantizeOptions* options) {
-  constexpr const char* kGroup = "Weights";
-  static const std::map<std::string, QuantizeOptions::Weights> kWeights = {
-      {"rtn", QuantizeOptions::Weights::kRtn},
-      {"gptq", QuantizeOptions::Weights::kGptq},
-      {"learned", QuantizeOptions::Weights::kLearned}};
-  command
-      .add_option_function<std::string>(
-          "--weights", [options](const std::string& name) { options->weights = kWeights.at(name); },
+          "--weights", [options](const std::string& name) { options->weights = WeightsOf(name); },
           "How codes are chosen: round to nearest, GPTQ, or learned corrections [rtn]")
-      ->check(OneOf(kWeights))
+      ->check(OneOf(WeightsNames()))
       ->type_name("rtn|gptq|learned")
-      ->group(kGroup);
-  command
-      .add_option("--weight-lr", options->weight_lr,
-                  "Learning rate of learned corrections, in steps of the grid")
-      ->type_name("X")
-      ->check(CLI::Validator(CLI::PositiveNumber).description(""))
-      ->capture_default_str()
-      ->group(kGroup);
-  command.add_flag("--gptq-mse", options->gptq_mse, "GPTQ: search each row's clip")->group(kGroup);
-  command
-      .add_flag("--gptq-actorder", options->gptq_act_order,
-                "GPTQ: columns with the largest activations first")
-      ->group(kGroup);
+      ->group("Weights");
+  AddWeightTuning(command, options);
 }
 
 }  // namespace
@@ -233,41 +123,19 @@ Work SetUpQuantize(CLI::App& command) {
   command.add_option("-o,--out", a.out, "Where to write; a packed model there is replaced")
       ->required()
       ->type_name("OUT_DIR");
-  command.add_option("--method", a.options.method, "How transforms and clips are chosen")
+  command.add_option("--method", a.settings.options.method, "How transforms and clips are chosen")
       ->type_name(fmt::format("{}", fmt::join(MethodNames(), "|")))
       ->check(OneOf(MethodNames()))
       ->capture_default_str();
-  // Before the options that it stands for: CLI11 applies them in this order, so that
-  // what is given beside a preset overrides it.
-  command
-      .add_option_function<std::string>(
-          "--preset", [&a](const std::string& name) { ApplyPreset(name, &a.options); },
-          "Settings to start from; options given beside it override it [paper]")
-      ->type_name(fmt::format("{}", fmt::join(PresetNames(), "|")))
-      ->check(OneOf(PresetNames()));
-  command
-      .add_option("--scheme", a.scheme,
-                  "Bits of weights, activations, KV cache: w4a4kv4, w4a16, w8a8, w4a8k8v4")
-      ->type_name("SCHEME")
-      ->check(CheckedBy(Scheme::Parse))
-      ->capture_default_str();
-  command
-      .add_option("--lm-head", a.lm_head_bits,
-                  "Bits of the output projection, and of the embedding where they are tied")
-      ->type_name("4|8|16")
-      ->check(OneOf(std::vector<int>{4, 8, 16}))
-      ->capture_default_str();
+  AddPreset(command, &a.settings.options);
+  AddGrids(command, &a.settings);
   command
       .add_option("--transforms", a.transforms,
                   "Use these learned matrices (the original's flat_matrices.pth), do not train")
       ->type_name("FILE.pth");
-  command.add_option("--blocks", a.options.blocks, "Quantize only the first N blocks; 0: all")
-      ->type_name("N")
-      ->check(Bounds(int64_t{0}, int64_t{1} << 20))
-      ->capture_default_str();
-  AddWeightOptions(command, &a.options);
-  AddCalibrationOptions(command, a);
-  AddThreads(command, &a.options.threads);
+  AddWeights(command, &a.settings.options);
+  AddCalibration(command, &a.settings);
+  AddThreads(command, &a.settings.options.threads);
   AddJson(command, &a.json);
   command.footer(
       "The same seed and number of threads give the same bytes. OUT_DIR appears only\n"
