@@ -42,9 +42,9 @@ std::array<SiteMagnitudes, 4> ChannelMagnitudes(const ModelConfig& config, Block
   for (const Site which : kSites) {
     SiteMagnitudes& site = sites[static_cast<size_t>(which)];
     site.activation = site.activation.sqrt();
-    site.weight = at::zeros_like(site.activation);
     for (const Linear linear : LinearsOf(which)) {
-      site.weight += ChannelEnergies(block.weights[static_cast<size_t>(linear)]);
+      const at::Tensor energies = ChannelEnergies(block.weights[static_cast<size_t>(linear)]);
+      site.weight = site.weight.defined() ? site.weight + energies : energies;
     }
     site.weight = site.weight.sqrt();
   }

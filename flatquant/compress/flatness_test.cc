@@ -123,14 +123,15 @@ TEST(ChannelMagnitudes, DoNotDependOnQuantizers) {
 }
 
 TEST(CompareFlatness, AHadamardMatrixFlattensAnOutlierChannel) {
-  Example example = MakeExample(TinyLlama());  // channel 0 of its norms is an outlier
+  ModelConfig config = TinyLlama();
+  config.hidden = 16;                     // 4 x 4: both have Hadamard matrices
+  Example example = MakeExample(config);  // channel 0 of its norms is an outlier
   // Enough tokens that a channel's magnitude is no accident.
-  const int64_t hidden = example.config.hidden;
-  example.x = RandomBlockInput(512, hidden, 3, kCpu).view({128, 4, hidden});
+  example.x = RandomBlockInput(512, config.hidden, 3, kCpu).view({128, 4, config.hidden});
   Rng rng(1);
   for (const Site site : {Site::kAttnIn, Site::kMlpIn}) {
     BlockParameters::SiteParameters& chosen = example.parameters.site(site);
-    const KronShape shape = KronFactors(hidden);
+    const KronShape shape = KronFactors(config.hidden);
     chosen.diagonal = at::Tensor();
     chosen.left = InvertibleMatrix::Fixed(RandomRotation(shape.left, rng), "left");
     chosen.right = InvertibleMatrix::Fixed(RandomRotation(shape.right, rng), "right");
