@@ -9,6 +9,7 @@
 #include "flatquant/checkpoint/checkpoint.h"
 #include "flatquant/packed/packed_model.h"
 #include "flatquant/packed/quantization_config.h"
+#include "flatquant/packed/stored_block.h"
 #include "flatquant/packed/stored_tensors.h"
 
 namespace flatquant {
@@ -18,17 +19,6 @@ namespace {
 
 // Far beyond any real config.json; bounds what a hostile one can cost.
 constexpr size_t kMaxConfigBytes = size_t{16} << 20;
-
-// The tensor at an address that suits its elements. Files that our writer made
-// have only such; from others the tensor is copied.
-Tensor Aligned(const Tensor& tensor) {
-  if (reinterpret_cast<uintptr_t>(tensor.data) % DTypeSize(tensor.dtype) == 0) return tensor;
-  TensorView view = tensor;
-  auto memory =
-      std::make_shared<const std::vector<std::byte>>(tensor.data, tensor.data + tensor.bytes());
-  view.data = memory->data();
-  return Tensor::Share(std::move(view), std::move(memory));
-}
 
 }  // namespace
 
@@ -81,17 +71,7 @@ PackedModel ReadPackedModel(const fs::path& directory) {
                 "write the packed model again with `flatquant quantize`");
   }
   for (size_t i = 0; i < stored.grids.size(); ++i) {
-    PackedBlock& block = stored.model.blocks[i];
-    const BlockGrid& grid = stored.grids[i];
-    for (Linear linear : kLinears) {
-      block.linear(linear).bits = grid.weight_bits[static_cast<size_t>(linear)];
-    }
-    for (Site site : kSites) {
-      block.site(site).act_bits = grid.sites[static_cast<size_t>(site)].act_bits;
-    }
-    block.cache.k_bits = grid.cache.k_bits;
-    block.cache.v_bits = grid.cache.v_bits;
-    FromTensors(stored.clips[i], &block);
+    FillBlock(stored.grids[i], stored.clips[i], &stored.model.blocks[i]);
   }
   return std::move(stored.model);
 }
