@@ -4,6 +4,7 @@
 
 #include "flatquant/kernels/attention/attention.h"
 #include "flatquant/kernels/embedding/embedding.h"
+#include "flatquant/kernels/flatten_quantize/flatten_quantize.h"
 #include "flatquant/kernels/gemm_float/gemm_float.h"
 #include "flatquant/kernels/gemm_float/gemv.h"
 #include "flatquant/kernels/gemm_int/gemm_int.h"
