@@ -4,6 +4,7 @@
 
 #include "flatquant/base/error.h"
 #include "flatquant/compress/methods/channel_balance.h"
+#include "flatquant/compress/methods/site_matrices.h"
 
 namespace flatquant::compress {
 namespace {
@@ -20,9 +21,7 @@ ClipLogits MakeClip(const BlockTask& task, at::IntArrayRef shape) {
           at::full(shape, kClipLogit, Float(task)).requires_grad_()};
 }
 
-// Empty for a 1 x 1 matrix, which could only rescale its site.
 InvertibleMatrix MakeMatrix(const BlockTask& task, int64_t n, Rng& rng) {
-  if (n == 1) return {};
   return task.options.parametrization == QuantizeOptions::Parametrization::kSvdCayley
              ? InvertibleMatrix::SvdCayley(n, rng, task.device)
              : InvertibleMatrix::DirectInverse(n, rng, task.device);
@@ -32,24 +31,16 @@ InvertibleMatrix MakeMatrix(const BlockTask& task, int64_t n, Rng& rng) {
 
 BlockParameters InitialParameters(const BlockTask& task, Rng& rng) {
   FLATQUANT_CHECK(task.stream != nullptr);
-  const ModelConfig& config = task.config;
   const Scheme& scheme = task.options.scheme;
-  const bool linears = scheme.weight_bits < 16 || scheme.act_bits < 16;
-
   BlockParameters parameters;
-  if (linears) {
+  AddSiteMatrices(
+      task.config, scheme, KronFactors, [&](int64_t n) { return MakeMatrix(task, n, rng); },
+      &parameters);
+  if (QuantizesLinears(scheme)) {
     for (const Site site : {Site::kAttnIn, Site::kMlpIn, Site::kMlpOut}) {
-      const KronShape shape = KronFactors(SiteWidth(config, site));
-      BlockParameters::SiteParameters& chosen = parameters.site(site);
-      chosen.left = MakeMatrix(task, shape.left, rng);
-      chosen.right = MakeMatrix(task, shape.right, rng);
-      chosen.diagonal = ChannelBalance(task, site, kDiagonalAlpha).requires_grad_();
+      parameters.site(site).diagonal = ChannelBalance(task, site, kDiagonalAlpha).requires_grad_();
     }
-    parameters.site(Site::kAttnOut).left = MakeMatrix(task, config.heads, rng);
   }
-  if (scheme.k_bits < 16) parameters.key = MakeMatrix(task, config.head_dim, rng);
-  if (linears || scheme.v_bits < 16) parameters.value = MakeMatrix(task, config.head_dim, rng);
-
   if (scheme.weight_bits < 16) {
     for (const Linear which : kLinears) {
       parameters.weight_clips[static_cast<size_t>(which)] =

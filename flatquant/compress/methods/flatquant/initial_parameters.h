@@ -8,9 +8,7 @@ namespace flatquant::compress {
 
 // What FlatQuant's training starts from: random orthogonal transforms, diagonals
 // d = w_max^(1-a) / x_max^a per channel (a = 0.3), clip logits 4 (a factor of
-// 0.982). Only what the scheme's grids can profit from is created: site transforms
-// where weights or activations are quantized, P_h where K is, P_v where V is or
-// the output projection's operands are.
+// 0.982). Only what the scheme's grids can profit from is created (AddSiteMatrices).
 BlockParameters InitialParameters(const BlockTask& task, Rng& rng);
 
 }  // namespace flatquant::compress
