@@ -12,6 +12,7 @@
 
 #include "flatquant/base/error.h"
 #include "flatquant/checkpoint/pth_reader.h"
+#include "flatquant/compress/import_transforms.h"
 #include "flatquant/compress/tensor_bridge.h"
 #include "flatquant/model/network.h"
 
@@ -192,8 +193,12 @@ class Importer {
 
 LearnedParameters LearnedParameters::Open(const std::filesystem::path& file,
                                           const ModelConfig& config, at::Device device) {
-  const Importer importer(file, config, device);
   LearnedParameters learned;
+  if (file.extension() == ".safetensors") {
+    learned.blocks_ = ReadTransforms(file, config, device);
+    return learned;
+  }
+  const Importer importer(file, config, device);
   for (int64_t layer = 0; layer < config.layers; ++layer) {
     learned.blocks_.push_back(importer.Block(layer));
   }

@@ -9,8 +9,9 @@
 
 namespace flatquant::compress {
 
-// Learned parameters of all blocks, read from the original implementation's
-// flat_matrices.pth. Its entries are named per layer number:
+// Parameters of all blocks from a file: our own transforms.safetensors
+// (import_transforms.h), or the original implementation's flat_matrices.pth, whose
+// entries are named per layer number:
 //
 //   self_attn.ln_trans, mlp.up_gate_trans, mlp.down_trans   .matrix_left,
 //       .matrix_right, .matrix_left_inv, .matrix_right_inv (the inverse
@@ -27,7 +28,8 @@ class LearnedParameters {
   // Errors: transforms.layers (the file has other layers than the model),
   // transforms.missing, transforms.wrong_shape, transforms.not_finite,
   // transforms.singular, transforms.bad_inverse (a stored inverse does not belong
-  // to its matrix); also pth.* and file.*.
+  // to its matrix); also pth.* and file.*; for a name that ends in .safetensors those of
+  // ReadTransforms.
   static LearnedParameters Open(const std::filesystem::path& file, const ModelConfig& config,
                                 at::Device device);
 
