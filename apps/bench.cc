@@ -22,10 +22,10 @@
 #include "flatquant/bench/ceiling.h"
 #include "flatquant/bench/end_to_end.h"
 #include "flatquant/bench/operations.h"
-#include "flatquant/bench/shapes.h"
 #include "flatquant/bench/stopwatch.h"
 #include "flatquant/bench/synthetic_model.h"
 #include "flatquant/kernels/isa.h"
+#include "flatquant/model/named_shapes.h"
 
 namespace flatquant {
 namespace {
@@ -71,7 +71,7 @@ ModelConfig ShapeOf(const BenchArguments& arguments) {
     CheckModelDirectory(arguments.directory);
     return ModelConfig::Open(arguments.directory);
   }
-  ModelConfig config = bench::NamedShape(arguments.shape);
+  ModelConfig config = NamedShape(arguments.shape);
   if (arguments.layers > 0) config.layers = std::min(config.layers, arguments.layers);
   return config;
 }
@@ -159,8 +159,8 @@ Work SetUpBench(CLI::App& command) {
   command.add_option("DIR", a.second, "Model directory, packed or plain, in place of --shape")
       ->type_name("");
   command.add_option("--shape", a.shape, "A network with random weights, made in memory")
-      ->check(OneOf(bench::ShapeNames()))
-      ->type_name(fmt::format("{}", fmt::join(bench::ShapeNames(), "|")))
+      ->check(OneOf(ShapeNames()))
+      ->type_name(fmt::format("{}", fmt::join(ShapeNames(), "|")))
       ->capture_default_str();
   command.add_option("--layers", a.layers, "Only so many of the shape's layers; 0: all")
       ->check(Bounds(int64_t{0}, int64_t{1} << 20))

@@ -8,8 +8,8 @@
 #include "flatquant/bench/ceiling.h"
 #include "flatquant/bench/end_to_end.h"
 #include "flatquant/bench/operations.h"
-#include "flatquant/bench/shapes.h"
 #include "flatquant/bench/synthetic_model.h"
+#include "flatquant/model/named_shapes.h"
 #include "flatquant/model/network.h"
 #include "flatquant/packed/check.h"
 
@@ -34,8 +34,11 @@ ModelConfig TinyShape() {
 }
 
 TEST(Shapes, HaveTheirNetworksNumberOfParameters) {
-  const std::map<std::string, double> billions = {
-      {"tinyllama-1.1b", 1.10}, {"llama-2-7b", 6.74}, {"llama-3-8b", 8.03}, {"qwen2.5-7b", 7.61}};
+  const std::map<std::string, double> billions = {{"tinyllama-1.1b", 1.10},
+                                                  {"llama-2-7b", 6.74},
+                                                  {"llama-3-8b", 8.03},
+                                                  {"llama-2-70b", 68.98},
+                                                  {"qwen2.5-7b", 7.61}};
   for (const std::string& name : ShapeNames()) {
     const ModelConfig config = NamedShape(name);
     double weights = 0;

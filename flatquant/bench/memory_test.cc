@@ -8,8 +8,8 @@
 #include <fstream>
 #include <string>
 
-#include "flatquant/bench/shapes.h"
 #include "flatquant/bench/synthetic_model.h"
+#include "flatquant/model/named_shapes.h"
 #include "flatquant/packed/random_model.h"
 #include "flatquant/runtime/engine.h"
 #include "tests/support/shared_data.h"

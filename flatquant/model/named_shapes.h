@@ -6,11 +6,11 @@
 
 #include "flatquant/model/config.h"
 
-namespace flatquant::bench {
+namespace flatquant {
 
 // Shapes of well-known networks, by name: "tinyllama-1.1b", "llama-2-7b",
-// "llama-3-8b", "qwen2.5-7b". Errors: bench.unknown_shape.
+// "llama-3-8b", "llama-2-70b", "qwen2.5-7b". Errors: model.unknown_shape.
 ModelConfig NamedShape(std::string_view name);
 std::vector<std::string> ShapeNames();
 
-}  // namespace flatquant::bench
+}  // namespace flatquant

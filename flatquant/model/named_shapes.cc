@@ -1,10 +1,10 @@
-#include "flatquant/bench/shapes.h"
+#include "flatquant/model/named_shapes.h"
 
 #include <array>
 
 #include "flatquant/base/error.h"
 
-namespace flatquant::bench {
+namespace flatquant {
 namespace {
 
 struct Shape {
@@ -24,6 +24,7 @@ constexpr std::array kShapes = {
     Shape{"tinyllama-1.1b", 2048, 5632, 22, 32, 4, 32000, 1e4, false},
     Shape{"llama-2-7b", 4096, 11008, 32, 32, 32, 32000, 1e4, false},
     Shape{"llama-3-8b", 4096, 14336, 32, 32, 8, 128256, 5e5, false},
+    Shape{"llama-2-70b", 8192, 28672, 80, 64, 8, 32000, 1e4, false},
     Shape{"qwen2.5-7b", 3584, 18944, 28, 28, 4, 152064, 1e6, true},
 };
 
@@ -54,8 +55,8 @@ ModelConfig NamedShape(std::string_view name) {
     config.qkv_bias = shape.qkv_bias;
     return config;
   }
-  throw Error("bench.unknown_shape", "--shape " + std::string(name), "is not a shape known here",
+  throw Error("model.unknown_shape", "--shape " + std::string(name), "is not a shape known here",
               "use one of " + known);
 }
 
-}  // namespace flatquant::bench
+}  // namespace flatquant
