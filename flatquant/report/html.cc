@@ -22,8 +22,14 @@ th, td { text-align: left; padding: 0.3rem 0.9rem 0.3rem 0; vertical-align: top;
   border-bottom: 1px solid var(--line); }
 th { color: var(--faint); font-weight: 500; }
 .number { text-align: right; white-space: nowrap; }
-figure { margin: 0 0 1.5rem; overflow-x: auto; }
+h3 { font-size: 1rem; margin: 1.2rem 0 0.4rem; }
+summary { cursor: pointer; padding: 0.3rem 0; color: var(--faint); }
+figure { margin: 0 0 1.5rem; min-width: 0; }
 figure svg { width: 100%; min-width: 30rem; height: auto; display: block; }
+.plots { display: grid; gap: 0 1.5rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); }
+.plots figure svg { min-width: 18rem; }
+.warnings { border-left: 0.25rem solid #d55e00; margin: 0.5rem 0; padding: 0.3rem 0 0.3rem 1.5rem; }
 .pair { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(15rem, 1fr)); }
 .pair > div { background: var(--shade); border-radius: 0.4rem; padding: 0.7rem; }
 .pair b { display: block; color: var(--faint); font-weight: 500; }
@@ -103,6 +109,15 @@ std::string HtmlTable::Html() const {
   if (!head.empty()) html += row(head, "th");
   for (const auto& cells : rows) html += row(cells, "td");
   return html + "</table></div>\n";
+}
+
+std::string Figure(const std::string& svg, std::string_view caption) {
+  return "<figure><div class=\"wide\">" + svg + "</div><figcaption>" + EscapeHtml(caption) +
+         "</figcaption></figure>\n";
+}
+
+std::string Details(std::string_view summary, const std::string& html) {
+  return "<details><summary>" + EscapeHtml(summary) + "</summary>\n" + html + "</details>\n";
 }
 
 std::string HtmlPage(std::string_view title, std::string_view body, std::string_view json) {

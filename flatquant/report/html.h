@@ -24,6 +24,12 @@ struct HtmlTable {
   std::string Html() const;
 };
 
+// An SVG with its caption, which is text.
+std::string Figure(const std::string& svg, std::string_view caption);
+
+// HTML behind a line of text that opens it.
+std::string Details(std::string_view summary, const std::string& html);
+
 // A whole page, self-contained: its style is in it, light or dark as the reader has
 // it, readable on a phone. body: HTML. json: shown nowhere, behind a button that
 // saves it.

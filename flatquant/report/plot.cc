@@ -15,6 +15,12 @@ namespace {
 constexpr const char* kColours[] = {"#0072b2", "#d55e00", "#009e73",
                                     "#cc79a7", "#e69f00", "#56b4e9"};
 
+// From dark to bright with even steps of lightness, for all kinds of colour vision
+// (after Matplotlib's viridis).
+constexpr const char* kPalette =
+    "set palette maxcolors 48 defined (0 '#440154', 1 '#3b528b', 2 '#21918c', 3 '#5ec962', "
+    "4 '#fde725')\n";
+
 // The distance of ticks where x counts something (blocks): whole numbers, about a
 // dozen of them. 0 where x is not whole.
 double WholeStep(const LinePlot& plot) {
@@ -26,7 +32,29 @@ double WholeStep(const LinePlot& plot) {
       highest = std::max(highest, x);
     }
   }
-  return highest > lowest ? std::ceil((highest - lowest) / 12) : 0;
+  // Where there are many, gnuplot's own round numbers are easier to read.
+  constexpr double kMany = 100;
+  if (highest <= lowest || highest - lowest > kMany) return 0;
+  return std::ceil((highest - lowest) / 12);
+}
+
+bool Drawable(const LinePlot& plot, double x, double y) {
+  return std::isfinite(x) && std::isfinite(y) && (!plot.log_y || y > 0);
+}
+
+// gnuplot warns about a range of no height.
+std::string RangeOfConstant(const LinePlot& plot) {
+  double lowest = INFINITY, highest = -INFINITY;
+  for (const PlotLine& line : plot.lines) {
+    for (size_t i = 0; i < line.y.size(); ++i) {
+      if (!Drawable(plot, line.x[i], line.y[i])) continue;
+      lowest = std::min(lowest, line.y[i]);
+      highest = std::max(highest, line.y[i]);
+    }
+  }
+  if (lowest != highest) return {};
+  const double around = plot.log_y ? lowest / 2 : std::max(std::abs(lowest) / 2, 0.5);
+  return fmt::format("set yrange [{}:{}]\n", lowest - around, highest + around);
 }
 
 // A text inside a single-quoted gnuplot string.
@@ -46,50 +74,85 @@ void ReplaceAll(std::string& text, std::string_view from, const std::string& to)
   }
 }
 
+// What all plots start with. noenhanced: names may hold "_" and "^".
+std::string Frame(const PlotSize& size, std::string_view x_label, std::string_view y_label) {
+  return fmt::format(
+      "set terminal svg size {},{} dynamic noenhanced font 'sans-serif,13'\n"
+      "set border 3 lc rgb '#777777'\n"
+      "set tics nomirror textcolor rgb '#777777'\n"
+      "set xlabel {} textcolor rgb '#777777'\n"
+      "set ylabel {} textcolor rgb '#777777'\n",
+      size.width, size.height, Quoted(x_label), Quoted(y_label));
+}
+
+std::string Draw(const std::string& id, const std::string& script) {
+  std::string svg = RunGnuplot(script);
+  const size_t begin = svg.find("<svg");
+  if (begin == std::string::npos) {
+    throw Error("report.plot_failed", id, "gnuplot drew nothing", "its message is above");
+  }
+  svg.erase(0, begin);
+  ReplaceAll(svg, "id='", "id='" + id + "-");
+  ReplaceAll(svg, "id=\"", "id=\"" + id + "-");
+  ReplaceAll(svg, "href='#", "href='#" + id + "-");
+  ReplaceAll(svg, "url(#", "url(#" + id + "-");
+  return svg;
+}
+
 }  // namespace
 
 std::string DrawSvg(const LinePlot& plot) {
   FLATQUANT_CHECK(!plot.lines.empty());
-  // noenhanced: names may hold "_" and "^".
-  std::string script =
-      "set terminal svg size 640,300 dynamic noenhanced font 'sans-serif,13'\n"
-      "set border 3 lc rgb '#777777'\n"
-      "set tics nomirror textcolor rgb '#777777'\n"
+  std::string script = Frame(plot.size, plot.x_label, plot.y_label);
+  script +=
       "set grid ytics lc rgb '#777777' lw 0.3\n"
       "set key above textcolor rgb '#777777'\n"
       "set format y '%g'\n";
-  script += fmt::format("set xlabel {} textcolor rgb '#777777'\n", Quoted(plot.x_label));
-  script += fmt::format("set ylabel {} textcolor rgb '#777777'\n", Quoted(plot.y_label));
   if (const double step = WholeStep(plot); step > 0) script += fmt::format("set xtics {}\n", step);
   if (plot.log_y) script += "set logscale y\n";
+  script += RangeOfConstant(plot);
+  const char* style = plot.points ? "linespoints lw 2 pt 7 ps 0.4" : "lines lw 2";
   std::string commands;
   for (size_t i = 0; i < plot.lines.size(); ++i) {
     const PlotLine& line = plot.lines[i];
     FLATQUANT_CHECK(line.x.size() == line.y.size());
     script += fmt::format("$line{} << END\n", i);
     for (size_t j = 0; j < line.x.size(); ++j) {
-      const bool drawable =
-          std::isfinite(line.x[j]) && std::isfinite(line.y[j]) && (!plot.log_y || line.y[j] > 0);
       // An empty line would cut the curve; a missing value only leaves a point out.
-      script +=
-          drawable ? fmt::format("{} {}\n", line.x[j], line.y[j]) : fmt::format("{} NaN\n", j);
+      script += Drawable(plot, line.x[j], line.y[j]) ? fmt::format("{} {}\n", line.x[j], line.y[j])
+                                                     : fmt::format("{} NaN\n", j);
     }
     script += "END\n";
     commands +=
-        fmt::format("{} $line{} using 1:2 with linespoints lw 2 pt 7 ps 0.4 lc rgb '{}' title {}",
-                    i == 0 ? "plot" : ",", i, kColours[i % std::size(kColours)], Quoted(line.name));
+        fmt::format("{} $line{} using 1:2 with {} lc rgb '{}' title {}", i == 0 ? "plot" : ",", i,
+                    style, kColours[i % std::size(kColours)], Quoted(line.name));
   }
-  std::string svg = RunGnuplot(script + commands + "\n");
-  const size_t begin = svg.find("<svg");
-  if (begin == std::string::npos) {
-    throw Error("report.plot_failed", plot.id, "gnuplot drew nothing", "its message is above");
+  return Draw(plot.id, script + commands + "\n");
+}
+
+std::string DrawSvg(const HeatMap& map) {
+  FLATQUANT_CHECK(!map.rows.empty() && !map.rows[0].empty());
+  FLATQUANT_CHECK(map.low > 0 && map.low < map.high);
+  std::string script = Frame(map.size, map.x_label, map.y_label) + kPalette;
+  script += fmt::format(
+      "set logscale cb\nset cbrange [{}:{}]\nset format cb '%.0e'\nset tics out\n"
+      "set cblabel {} textcolor rgb '#777777'\n"
+      "set xrange [0:{}]\nset yrange [-0.5:{}]\nset ytics {}\n",
+      map.low, map.high, Quoted(map.value_label),
+      static_cast<double>(map.rows[0].size()) * map.x_step,
+      static_cast<double>(map.rows.size()) - 0.5, (map.rows.size() + 11) / 12);
+  script += "$cells << END\n";
+  for (size_t y = 0; y < map.rows.size(); ++y) {
+    FLATQUANT_CHECK(map.rows[y].size() == map.rows[0].size());
+    for (size_t x = 0; x < map.rows[y].size(); ++x) {
+      const double value = map.rows[y][x];
+      const double middle = (static_cast<double>(x) + 0.5) * map.x_step;
+      script += std::isfinite(value) && value > 0 ? fmt::format("{} {} {}\n", middle, y, value)
+                                                  : fmt::format("{} {} NaN\n", middle, y);
+    }
   }
-  svg.erase(0, begin);
-  ReplaceAll(svg, "id='", "id='" + plot.id + "-");
-  ReplaceAll(svg, "id=\"", "id=\"" + plot.id + "-");
-  ReplaceAll(svg, "href='#", "href='#" + plot.id + "-");
-  ReplaceAll(svg, "url(#", "url(#" + plot.id + "-");
-  return svg;
+  // pixels: rectangles; gnuplot would otherwise embed a bitmap.
+  return Draw(map.id, script + "END\nplot $cells using 1:2:3 with image pixels notitle\n");
 }
 
 }  // namespace flatquant

@@ -108,6 +108,54 @@ TEST(ReportPage, ShowsWhatCommandsWrote) {
                     HasSubstr("<td class=\"number\">0.75</td>")));
 }
 
+// What 'quantize' leaves in the model's folder; its texts are as hostile as any.
+const char kRun[] = R"({"format": "flatquant-report", "version": 1,
+  "options": {"--method": "<script>alert(1)</script>"}, "self_test_error": 1e-6,
+  "timings": {"calibration_seconds": 61, "total_seconds": 75}, "peak_memory_bytes": 2500000,
+  "blocks": [{"block": 0, "loss_before": 0.5, "loss_after": 0.25, "seconds": 3, "abnormal": true,
+    "sites": [{"site": "<svg onload=alert(1)>", "act_clips": [{"max": 1, "min": 1}],
+      "weight_clip_mean": 0.875, "flatness": {"activation_before": 0.75, "activation_after": 0.125,
+      "weight_before": 0.5, "weight_after": 0.25}}, {"site": "mlp_in", "act_clips": [],
+      "weight_clip_mean": 1}]}],
+  "warnings": ["block 0: <b onclick=alert(1)>"]})";
+
+TEST(ReportPage, ShowsTheRunThatMadeTheModel) {
+  const PackedModel model = Model();
+  ReportData data = Data(model);
+  data.plots = HasGnuplot();
+  data.results = {{"report.json", nlohmann::json::parse(kRun)}};
+  const std::string page = ReportPage(data);
+  EXPECT_THAT(page, AllOf(HasSubstr("<td>quantize: calibration</td><td class=\"number\">1:01</td>"),
+                          HasSubstr("2.5 MB"), HasSubstr("0.7500"), HasSubstr("0.1250"),
+                          HasSubstr("0.875"), HasSubstr("abnormal")));
+  EXPECT_THAT(page, AllOf(HasSubstr("&lt;script&gt;alert(1)"), HasSubstr("&lt;svg onload"),
+                          HasSubstr("&lt;b onclick"), Not(HasSubstr("<script>alert")),
+                          Not(HasSubstr("<svg onload")), Not(HasSubstr("<b onclick"))));
+}
+
+// On a phone, tables and wide plots scroll inside the page, not the page itself.
+TEST(ReportPage, FitsAPhone) {
+  FLATQUANT_NEEDS_BROWSER();
+  const PackedModel model = Model();
+  ReportData data = Data(model);
+  data.plots = HasGnuplot();
+  data.samples = {{"Once", " upon", std::string(200, 'x')}};
+  data.results = {{"eval.json", nlohmann::json::parse(kEval)},
+                  {"report.json", nlohmann::json::parse(kRun)}};
+  const auto folder = testing::ScratchFolder();
+  std::ofstream(folder / "phone.html")
+      << "<!doctype html><iframe id=\"phone\" style=\"width: 375px; height: 800px; border: 0\" "
+         "srcdoc=\""
+      << EscapeHtml(ReportPage(data))
+      << "\"></iframe><script>const phone = document.getElementById('phone');\n"
+         "phone.addEventListener('load', () => { document.title = 'width ' + "
+         "phone.contentDocument.documentElement.scrollWidth; });</script>";
+  const testing::BrowserVisit visit = testing::OpenInBrowser(folder / "phone.html");
+  ASSERT_TRUE(visit.opened) << visit.log;
+  EXPECT_EQ(visit.console, "");
+  EXPECT_THAT(visit.dom, HasSubstr("<title>width 375</title>")) << visit.log;
+}
+
 TEST(ReportPage, RefusesOtherResults) {
   const PackedModel model = Model();
   for (const char* bad :
