@@ -139,6 +139,41 @@ TEST(Cli, FailuresExitWithOne) {
   }
 }
 
+// Task data that somebody else made: one line says what is wrong, and where.
+TEST(Cli, BadTaskDataIsOneLine) {
+  const fs::path folder = ScratchFolder();
+  const auto write = [&](const char* file, const std::string& contents) {
+    std::ofstream(folder / file) << contents;
+  };
+  write("lambada_test.jsonl", "{\"text\": \"a b\"}\n{\"txt\": \"a b\"}\n");
+  write("ARC-Easy-Test.jsonl", "");
+  write("winogrande_xl_dev.jsonl",
+        R"({"sentence": "It is _ here.", "option1": "a", "option2": "b", "answer": "3"})");
+  write("piqa_valid.jsonl", R"({"goal": "a", "sol1": "b", "sol2": "c"})");
+  write("piqa_valid-labels.lst", "0\n1\n");
+  std::string long_text;
+  for (int i = 0; i < 1100; ++i) long_text += "the city ";  // beyond 1024 tokens
+  write("hellaswag_val.jsonl",
+        R"({"query": ")" + long_text + R"(", "endings": ["a", "b", "c", "d"], "label": 0})");
+  const struct {
+    const char* task;
+    const char* error;
+    const char* where;
+  } kBad[] = {
+      {"lambada_openai", "[eval.missing_field]", "lambada_test.jsonl:2"},
+      {"arc_easy", "[eval.no_items]", "ARC-Easy-Test.jsonl"},
+      {"winogrande", "[eval.bad_label]", "winogrande_xl_dev.jsonl:1"},
+      {"piqa", "[eval.label_count]", "piqa_valid-labels.lst"},
+      {"hellaswag", "[eval.context]", "hellaswag"},
+  };
+  for (const auto& bad : kBad) {
+    const Outcome outcome =
+        Flatquant({"eval", kDemo, "--tasks", bad.task, "--tasks-dir", folder.string()});
+    EXPECT_EQ(outcome.status, 1) << bad.task;
+    EXPECT_THAT(outcome.OnlyErrorLine(), AllOf(HasSubstr(bad.error), HasSubstr(bad.where)));
+  }
+}
+
 TEST(Cli, AFullDiskBehindStdoutIsAnError) {
   if (!fs::exists("/dev/full")) GTEST_SKIP() << "needs /dev/full";
   const fs::path err = ScratchFolder() / "err";
