@@ -71,7 +71,7 @@ inline constexpr float kAttentionLowest = -0x1p127f;
 inline constexpr int64_t kAttentionFewRows = 16;
 // Keys of such a piece, at multiples of this position: sums depend on the context's
 // length, never on the number of threads. 512 K and V vectors take some microseconds
-// to read. A sum of 512 products of 8 and 7 bits is exact in a float.
+// to read.
 inline constexpr int64_t kAttentionSplitKeys = 512;
 
 struct AttentionKernel {
@@ -81,9 +81,11 @@ struct AttentionKernel {
   void (*many_rows)(const AttentionBlock& block, const AttentionSums& sums) noexcept;
   // At most kAttentionFewRows rows and kAttentionSplitKeys keys.
   void (*few_rows)(const AttentionBlock& block, const AttentionSums& sums) noexcept;
-  // What many_rows rounds queries and the softmax's weights to, relatively, before it
-  // multiplies: 0 for floats.
+  // What queries and the softmax's weights are rounded to before they are multiplied, 0
+  // for floats: relative to the number itself, and, over integer caches, relative to the
+  // largest number of its row.
   double rounding = 0;
+  double fixed_rounding = 0;
 };
 
 // Several sequences in one parallel region. kernel: nullptr takes the best one.

@@ -3,391 +3,276 @@
 #include <immintrin.h>
 
 #include <algorithm>
-#include <bit>
+#include <cmath>
 #include <cstdint>
-#include <cstring>
+#include <numbers>
 
-#include "flatquant/kernels/attention/few_rows.h"
-#include "flatquant/kernels/attention/transpose.h"
+#include "flatquant/kernels/attention/attention.h"
+#include "flatquant/kernels/attention/code_panels.h"
+#include "flatquant/kernels/attention/fixed_point.h"
 #include "flatquant/kernels/scratch.h"
+#include "flatquant/kernels/unroll.h"
 
-// Few rows over an integer cache, in integers. The cache's codes are bytes already;
-// what meets them, a query or a row's weights x, becomes fixed point of 24 bits:
+// Attention over an integer cache, in integers: online softmax over steps of keys.
+// The cache's codes are bytes already (code_panels.h); what meets them, a query or a
+// row's softmax weights times V's scales, becomes fixed point (fixed_point.h). Products
+// of digits and codes are exact in int32, zero points included:
 //
-//   x = unit * (d2 2^16 + d1 2^8 + d0),  unit = max |x| / 8355700
+//   sum_i q[i] (code[i] - zero) = unit * (sum_i fixed[i] code[i] - zero sum_i fixed[i])
 //
-// with digits d in [-128, 127], so that an element is off by at most 2^-24 of the
-// largest. Products of digits and codes are exact in int32, zero points included:
+// Two products of bytes do the work of four of floats that first have to be made from
+// nibbles, and rows that share a KV head share the unpacked codes.
 //
-//   sum_i x[i] (code[i] - zero) = unit * sum_d 2^(8 d) (sum_i digit_d[i] code[i]
-//                                                       - zero sum_i digit_d[i])
+// A Multiplier multiplies a few rows with panels:
 //
-// Three products of bytes do the work of four of floats that first have to be made
-// from nibbles.
+//   kRows                      rows that it takes at once
+//   Run<kIsSigned>(rows, depth, digits, stride, codes, panels, panel_bytes, products,
+//                  product_stride, ahead, step)
 //
-// Codes are staged, unpacked, in panels of 16 columns: [depth / 4][16][4] bytes, as
-// byte products want them. For scores a column is a key and depth runs along its
-// elements; for values a column is an element and depth runs along keys.
-//
-// A Multiplier supplies
-//
-//   Run(rows, depth, digits, stride, b, panels, panel_stride, c, c_stride, accumulate)
-//
-// which computes c [rows, 16 panels] (float) = (accumulate ? c : 0) + sum_d 2^(8 d) a_d b
-// with row 3 r + d of `digits` (int8, `stride` bytes long) being digit d of row r,
-// depth a multiple of 64; and PaddedRows(rows), the rows of digits that it reads.
+// which computes products [rows, 16 panels] = sum_d 256^d digits_d codes as floats, with
+// rows <= kRows; digit d of row r in row 2 r + d of `digits`, `stride` bytes long; depth a
+// multiple of 4 and panels one of 4. kIsSigned says of what sign the codes are; the
+// digits are of the other. Meanwhile it asks memory for Lines(depth, panels) lines, `step`
+// bytes apart from `ahead` on: the cache's next vectors arrive while arithmetic runs.
 namespace flatquant {
 namespace {  // a copy per file, because files differ in instruction set
 
-inline constexpr int64_t kDigits = 3;
-// Digits reach 127 (2^16 + 2^8 + 1) = 8355711; some less, for the roundings before.
-inline constexpr float kFixedMax = 8355700.0f;
-// Below it, unit's reciprocal would overflow; such a row of queries has scores of 0.
-inline constexpr float kSmallest = 0x1p-100f;
+struct IntegerFloatsTag {};
+struct IntegerBytesTag {};
 
-// Largest |x[i]| of n floats (a multiple of 16), a NaN or infinity if there is one.
-inline float LargestMagnitude(const float* x, int64_t n) {
-  const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
-  __m512i largest = _mm512_setzero_si512();
-  for (int64_t i = 0; i < n; i += 16) {
-    largest = _mm512_max_epu32(largest, _mm512_and_si512(_mm512_loadu_si512(x + i), magnitude));
-  }
-  return std::bit_cast<float>(_mm512_reduce_max_epu32(largest));
-}
-
-struct FixedPoint {
-  float unit;
-  float total;  // of all elements, in units
+// Vectors of a cache that are to be staged in the next step, as far as nobody has asked
+// memory for them.
+struct Ahead {
+  const uint8_t* next;
+  const uint8_t* end;
+  int64_t step() const { return next < end ? 64 : 0; }
+  void Skip(int64_t lines) { next = std::min(next + 64 * lines, end); }
 };
 
-// x [n] (n a multiple of 16) to its digits [3][stride].
-inline FixedPoint ToFixedPoint(const float* x, int64_t n, int8_t* digits, int64_t stride) {
-  const float largest = LargestMagnitude(x, n);
-  const __m512 factor = _mm512_set1_ps(largest > kSmallest ? kFixedMax / largest : 0.0f);
-  const __m512i half = _mm512_set1_epi32(128);
-  __m512 total = _mm512_setzero_ps();
-  for (int64_t i = 0; i < n; i += 16) {
-    const __m512i fixed = _mm512_cvtps_epi32(_mm512_loadu_ps(x + i) * factor);
-    const __m512i middle = _mm512_srai_epi32(_mm512_add_epi32(fixed, half), 8);
-    const __m512i high = _mm512_srai_epi32(_mm512_add_epi32(middle, half), 8);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(digits + i), _mm512_cvtepi32_epi8(fixed));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(digits + stride + i), _mm512_cvtepi32_epi8(middle));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(digits + 2 * stride + i),
-                     _mm512_cvtepi32_epi8(high));
-    total = total + _mm512_cvtepi32_ps(fixed);
-  }
-  return {largest / kFixedMax, _mm512_reduce_add_ps(total)};
-}
-
-// The number that three sums of digits' products stand for, without its unit.
-inline __m512 FromDigits(__m512i low, __m512i middle, __m512i high) {
-  const __m512 base = _mm512_set1_ps(256.0f);
-  const __m512 upper = _mm512_fmadd_ps(_mm512_cvtepi32_ps(high), base, _mm512_cvtepi32_ps(middle));
-  return _mm512_fmadd_ps(upper, base, _mm512_cvtepi32_ps(low));
-}
-
-// How a KV head's vectors lie in memory and in panels.
-struct CodeRows {
-  const uint8_t* data;  // the first vector
-  const float* scale;   // [vectors]
-  const uint8_t* zero;  // [vectors]
-  int64_t row_bytes;
-  int64_t elements;
-  bool is_nibble;
-  int64_t words;  // 32-bit words of a staged vector: 8, or a multiple of 16
-
-  CodeRows(const KvPlane& plane, int64_t head, int64_t begin) {
-    const int64_t first = head * plane.capacity + begin;
-    row_bytes = static_cast<int64_t>(KvRowBytes(plane.format, plane.head_dim));
-    elements = plane.head_dim;
-    is_nibble = plane.format == KvFormat::kNibble;
-    words = row_bytes <= 32 && is_nibble ? 8 : (row_bytes + 63) / 64 * 16;
-    data = plane.data + first * row_bytes;
-    scale = plane.scale + first;
-    zero = plane.zero + first;
-  }
-  // Bytes of a staged vector: nibbles take one each.
-  int64_t codes() const { return words * (is_nibble ? 8 : 4); }
-  // Which of a vector's bytes [0, 32), or [64 piece, 64 piece + 64), there are.
-  __mmask32 Mask32() const { return static_cast<__mmask32>((uint64_t{1} << row_bytes) - 1); }
-  __mmask64 Mask64(int64_t piece) const {
-    const int64_t rest = row_bytes - 64 * piece;
-    return rest >= 64 ? ~__mmask64{0} : (__mmask64{1} << rest) - 1;
-  }
-};
-
-inline __m512i LowNibbles(__m512i bytes) { return _mm512_and_si512(bytes, _mm512_set1_epi8(15)); }
-inline __m512i HighNibbles(__m512i bytes) {
-  return _mm512_and_si512(_mm512_srli_epi16(bytes, 4), _mm512_set1_epi8(15));
-}
-
-// Writes a transposed word of 16 keys, number `word` of the vector, to the key panel.
-inline void StoreKeyWord(const CodeRows& rows, __m512i keys, int64_t word, uint8_t* panel) {
-  if (rows.is_nibble) {
-    _mm512_store_si512(panel + word * 128, LowNibbles(keys));
-    _mm512_store_si512(panel + word * 128 + 64, HighNibbles(keys));
-  } else {
-    _mm512_store_si512(panel + word * 64, keys);
-  }
-}
-
-// Walks over vectors; past the last one it stays there.
-class RowPointer {
+template <typename Multiplier>
+class IntegerAttention {
  public:
-  RowPointer(const CodeRows& rows, int64_t begin, int64_t count)
-      : row_(rows.data + begin * rows.row_bytes),
-        last_(rows.data + (count - 1) * rows.row_bytes),
-        step_(rows.row_bytes) {
-    row_ = std::min(row_, last_);
+  IntegerAttention(const AttentionBlock& block, const AttentionSums& sums)
+      : block_(block),
+        sums_(sums),
+        k_(block.args->k, block.kv_head, block.key_begin),
+        v_(block.args->v, block.kv_head, block.key_begin),
+        depth_(k_.codes()),
+        width_(v_.codes()) {
+    const int64_t rows = block.rows();
+    const int64_t widest = std::max(width_, kCodeKeys);
+    float* floats = ThreadScratch<IntegerFloatsTag, float>(
+        static_cast<size_t>(rows * (width_ + 16 + 2) + Multiplier::kRows * widest + 3 * kCodeKeys +
+                            std::max(depth_, width_)));
+    output_ = floats;
+    totals_ = output_ + rows * width_;
+    products_ = totals_ + rows * 16;
+    k_zero_ = products_ + Multiplier::kRows * widest;
+    k_scale_ = k_zero_ + kCodeKeys;
+    v_scale_ = k_scale_ + kCodeKeys;
+    ordered_ = v_scale_ + kCodeKeys;
+    unit_ = ordered_ + std::max(depth_, width_);
+    query_total_ = unit_ + rows;
+    uint8_t* bytes = ThreadScratch<IntegerBytesTag, uint8_t>(
+        static_cast<size_t>(kCodeKeys * (depth_ + width_) + rows * kDigits * depth_ +
+                            Multiplier::kRows * kDigits * kCodeKeys + kCodeKeys));
+    key_panels_ = bytes;
+    value_panels_ = key_panels_ + kCodeKeys * depth_;
+    queries_ = value_panels_ + kCodeKeys * width_;
+    weights_ = queries_ + rows * kDigits * depth_;
+    v_zero_ = weights_ + Multiplier::kRows * kDigits * kCodeKeys;
   }
-  const uint8_t* Next() {
-    const uint8_t* row = row_;
-    Prefetch(row);
-    row_ += row_ < last_ ? step_ : 0;
-    return row;
+
+  void Run() {
+    SplitQueries();
+    const int64_t rows = block_.rows();
+    std::fill(output_, output_ + rows * width_, 0.0f);
+    std::fill(totals_, totals_ + rows * 16, 0.0f);
+    std::fill(sums_.top, sums_.top + rows, kAttentionLowest);
+    for (int64_t key = 0; key < block_.keys(); key += kCodeKeys) {
+      const int64_t count = std::min(kCodeKeys, block_.keys() - key);
+      const int64_t next = key + kCodeKeys;
+      k_ahead_ = {k_.data + next * k_.row_bytes, k_.data + (next + kCodeKeys) * k_.row_bytes};
+      v_ahead_ = {v_.data + next * v_.row_bytes, v_.data + (next + kCodeKeys) * v_.row_bytes};
+      Stage(key, count);
+      for (int64_t row = 0; row < rows; row += Multiplier::kRows) {
+        Group(row, std::min<int64_t>(Multiplier::kRows, rows - row), key, count);
+      }
+    }
+    for (int64_t r = 0; r < rows; ++r) {
+      sums_.total[r] = _mm512_reduce_add_ps(_mm512_loadu_ps(totals_ + 16 * r));
+      if (sums_.top[r] != kAttentionLowest) sums_.top[r] *= std::numbers::ln2_v<float>;
+      FromValueOrder(v_, output_ + r * width_, ordered_);
+      std::copy(ordered_, ordered_ + v_.elements, sums_.values + r * v_.elements);
+    }
   }
 
  private:
-  const uint8_t* row_;
-  const uint8_t* last_;
-  int64_t step_;
+  // Scores are counted in powers of two: sums_.top, too, until the end.
+  void SplitQueries() {
+    const float scale = block_.args->scale * std::numbers::log2e_v<float>;
+    for (int64_t r = 0; r < block_.rows(); ++r) {
+      const float* q = block_.args->q + block_.Offset(r);
+      ToKeyOrder(k_, q, ordered_);
+      const FixedQuery query = QueryDigits(ordered_, depth_, queries_ + r * kDigits * depth_);
+      unit_[r] = query.unit * scale;
+      query_total_[r] = query.total;
+    }
+  }
+
+  // Keys [key, key + count) of the block's and zeros up to the next multiple of 64.
+  void Stage(int64_t key, int64_t count) {
+    const int64_t padded = (count + 63) / 64 * 64;
+    // What the groups' multiplications will not ask for.
+    const int64_t groups = (block_.rows() + Multiplier::kRows - 1) / Multiplier::kRows;
+    const int64_t k_asked = 64 * groups * Multiplier::Lines(depth_, padded / 16) / k_.row_bytes;
+    const int64_t v_asked = 64 * groups * Multiplier::Lines(padded, width_ / 16) / v_.row_bytes;
+    AskFor(k_.scale + key + kCodeKeys, kCodeKeys * 4);
+    AskFor(v_.scale + key + kCodeKeys, kCodeKeys * 4);
+    AskFor(k_.zero + key + kCodeKeys, kCodeKeys);
+    AskFor(v_.zero + key + kCodeKeys, kCodeKeys);
+    StageKeys(k_, k_.Whole(key, count, padded), padded, k_ahead_.next, k_asked, key_panels_);
+    for (int64_t j = 0; j < padded; j += 64) {
+      const int64_t rest = std::clamp<int64_t>(count - j, 0, 64);
+      const __mmask64 mask = rest == 64 ? ~__mmask64{0} : (__mmask64{1} << rest) - 1;
+      _mm512_storeu_si512(v_zero_ + j, _mm512_maskz_loadu_epi8(mask, v_.zero + key + j));
+      for (int64_t i = j; i < j + 64; i += 16) {
+        const auto lanes = static_cast<__mmask16>(mask >> (i - j));
+        const __m128i zero = _mm_maskz_loadu_epi8(lanes, k_.zero + key + i);
+        _mm512_storeu_ps(k_zero_ + i, _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(zero)));
+        _mm512_storeu_ps(k_scale_ + i, _mm512_maskz_loadu_ps(lanes, k_.scale + key + i));
+        _mm512_storeu_ps(v_scale_ + i, _mm512_maskz_loadu_ps(lanes, v_.scale + key + i));
+      }
+    }
+    StageValues(v_, v_.Whole(key, count, padded), v_zero_, padded, v_ahead_.next, v_asked,
+                value_panels_);
+  }
+
+  // What `count` staged keys add to rows [row, row + n).
+  void Group(int64_t row, int64_t n, int64_t key, int64_t count) {
+    const int64_t first_key = block_.key_begin + key;
+    const int64_t seen = std::min(count, block_.Position(row + n - 1) + 1 - first_key);
+    if (seen <= 0 || block_.First(row) - first_key >= count) return;
+    const int64_t padded = (seen + 63) / 64 * 64;
+    Multiplier::template Run<false>(n, depth_, queries_ + row * kDigits * depth_, depth_,
+                                    key_panels_, padded / 16, depth_ * 16, products_, kCodeKeys,
+                                    k_ahead_.next, k_ahead_.step());
+    k_ahead_.Skip(Multiplier::Lines(depth_, padded / 16));
+    __m512 shrink[Multiplier::kRows];
+    __m512 unit[Multiplier::kRows];
+    for (int64_t r = 0; r < n; ++r) {
+      const int64_t first = std::clamp<int64_t>(block_.First(row + r) - first_key, 0, seen);
+      const int64_t last =
+          std::clamp<int64_t>(block_.Position(row + r) + 1 - first_key, first, seen);
+      const auto weigh = [&]<int kVectors, bool kIsMasked>() {
+        Weigh<kVectors, kIsMasked>(row + r, first, last, products_ + r * kCodeKeys,
+                                   weights_ + r * kDigits * kCodeKeys, &shrink[r], &unit[r]);
+      };
+      const bool is_masked = first > 0 || last < padded;
+      if (padded == kCodeKeys) {
+        is_masked ? weigh.template operator()<8, true>() : weigh.template operator()<8, false>();
+      } else {
+        is_masked ? weigh.template operator()<4, true>() : weigh.template operator()<4, false>();
+      }
+    }
+    Multiplier::template Run<true>(n, (seen + 3) / 4 * 4, weights_, kCodeKeys, value_panels_,
+                                   width_ / 16, kCodeKeys * 16, products_, width_, v_ahead_.next,
+                                   v_ahead_.step());
+    v_ahead_.Skip(Multiplier::Lines(seen, width_ / 16));
+    for (int64_t r = 0; r < n; ++r) {
+      const __m512 bias = _mm512_set1_ps(v_.is_nibble ? 0.0f : BiasOfBytes(r, padded));
+      float* out = output_ + (row + r) * width_;
+      for (int64_t i = 0; i < width_; i += 16) {
+        const __m512 product = _mm512_loadu_ps(products_ + r * width_ + i) - bias;
+        _mm512_storeu_ps(out + i,
+                         _mm512_fmadd_ps(product, unit[r], _mm512_loadu_ps(out + i) * shrink[r]));
+      }
+    }
+  }
+
+  // A row's products with 16 kVectors keys become the digits of its weights times V's
+  // scales, with kIsMasked zero beyond [first, last). Its sums so far are to be multiplied
+  // with *shrink, what is added with *unit.
+  template <int kVectors, bool kIsMasked>
+  void Weigh(int64_t row, int64_t first, int64_t last, const float* products, uint8_t* digits,
+             __m512* shrink, __m512* unit) {
+    const __m512 query_total = _mm512_set1_ps(query_total_[row]);
+    const __m512 query_unit = _mm512_set1_ps(unit_[row]);
+    __m512 x[kVectors];
+    Unroll<kVectors>([&](auto i) {  // scores, in query units
+      const __m512 dot = _mm512_fnmadd_ps(_mm512_loadu_ps(k_zero_ + 16 * i), query_total,
+                                          _mm512_loadu_ps(products + 16 * i));
+      x[i] = dot * _mm512_loadu_ps(k_scale_ + 16 * i);
+      if constexpr (kIsMasked) {
+        const auto lane = [&](int64_t j) { return std::clamp<int64_t>(j - 16 * i, 0, 16); };
+        const auto seen = static_cast<__mmask16>((1u << lane(last)) - (1u << lane(first)));
+        x[i] = _mm512_mask_mov_ps(_mm512_set1_ps(-INFINITY), seen, x[i]);
+      }
+    });
+    __m512 largest = x[0];
+    Unroll<kVectors - 1>([&](auto i) { largest = _mm512_max_ps(largest, x[i + 1]); });
+    const float old_top = sums_.top[row];
+    const float top = std::max(old_top, _mm512_reduce_max_ps(largest) * unit_[row]);
+    const __m512 tops = _mm512_set1_ps(top);
+    __m512 total = _mm512_setzero_ps();
+    __m512i most = _mm512_setzero_si512();
+    Unroll<kVectors>([&](auto i) {
+      const __m512 weight = PowerOfTwo(_mm512_fmsub_ps(x[i], query_unit, tops));
+      total = total + weight;
+      x[i] = weight * _mm512_loadu_ps(v_scale_ + 16 * i);
+      most = _mm512_max_epu32(most, _mm512_castps_si512(x[i]));
+    });
+    const float heaviest = std::bit_cast<float>(_mm512_reduce_max_epu32(most));
+    const __m512 factor = _mm512_set1_ps(FixedFactor(heaviest, kWeightMax));
+    Unroll<kVectors / 4>([&](auto i) {
+      const __m512 four[4] = {x[4 * i] * factor, x[4 * i + 1] * factor, x[4 * i + 2] * factor,
+                              x[4 * i + 3] * factor};
+      WeightDigits(four, digits + 64 * i, digits + kCodeKeys + 64 * i);
+    });
+    *shrink = PowerOfTwo(_mm512_set1_ps(old_top) - tops);
+    *unit = _mm512_set1_ps(FixedUnit(heaviest, kWeightMax));
+    sums_.top[row] = top;
+    float* totals = totals_ + 16 * row;
+    _mm512_storeu_ps(totals, _mm512_fmadd_ps(_mm512_loadu_ps(totals), *shrink, total));
+  }
+
+  // sum_j fixed[j] (zero[j] - 128) of a row's weights: code - 128 was multiplied.
+  float BiasOfBytes(int64_t r, int64_t keys) const {
+    const uint8_t* digits = weights_ + r * kDigits * kCodeKeys;
+    __m512i sum[kDigits] = {};
+    for (int64_t j = 0; j < keys; j += 64) {
+      const __m512i zeros =
+          _mm512_xor_si512(_mm512_loadu_si512(v_zero_ + j), _mm512_set1_epi8(-128));
+      for (int64_t d = 0; d < kDigits; ++d) {
+        sum[d] = _mm512_dpbusd_epi32(sum[d], _mm512_loadu_si512(digits + d * kCodeKeys + j), zeros);
+      }
+    }
+    return _mm512_reduce_add_ps(FromDigits(sum[0], sum[1]));
+  }
+
+  const AttentionBlock& block_;
+  const AttentionSums& sums_;
+  CodeRows k_;
+  CodeRows v_;
+  int64_t depth_;       // of a staged K vector
+  int64_t width_;       // of a staged V vector
+  float* output_;       // [rows, width], in the order of the panels' columns
+  float* totals_;       // [rows, 16], to be added up
+  float* products_;     // [kRows, kCodeKeys] of keys, or [kRows, width] of values
+  float* k_zero_;       // [kCodeKeys]
+  float* k_scale_;      // [kCodeKeys]
+  float* v_scale_;      // [kCodeKeys]
+  float* ordered_;      // [depth] or [width]
+  float* unit_;         // [rows], of queries, with the scale of scores
+  float* query_total_;  // [rows]
+  uint8_t* key_panels_;
+  uint8_t* value_panels_;
+  uint8_t* queries_;  // [rows, kDigits, depth]
+  uint8_t* weights_;  // [kRows, kDigits, kCodeKeys]
+  uint8_t* v_zero_;   // [kCodeKeys]
+  Ahead k_ahead_ = {};
+  Ahead v_ahead_ = {};
 };
-
-// Stages keys [begin, begin + 64) of `count` as four panels of columns; keys past the
-// end repeat the last one.
-inline void StageKeys(const CodeRows& rows, int64_t begin, int64_t count, uint8_t* panels) {
-  const int64_t panel_bytes = rows.codes() * 16;
-  __m512i m[16];
-  if (rows.words == 8) {  // 32 bytes or less: keys 16 apart share a register
-    const __mmask32 mask = rows.Mask32();
-    for (int64_t half = 0; half < 2; ++half) {
-      RowPointer low(rows, begin + 32 * half, count);
-      RowPointer high(rows, begin + 32 * half + 16, count);
-      for (auto& both : m) {
-        both = _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_maskz_loadu_epi8(mask, low.Next())),
-                                  _mm256_maskz_loadu_epi8(mask, high.Next()), 1);
-      }
-      Transpose(m);
-      uint8_t* panel = panels + 2 * half * panel_bytes;
-      for (int64_t w = 0; w < 8; ++w) {
-        StoreKeyWord(rows, m[w], w, panel);
-        StoreKeyWord(rows, m[8 + w], w, panel + panel_bytes);
-      }
-    }
-    return;
-  }
-  for (int64_t p = 0; p < 4; ++p) {
-    for (int64_t piece = 0; piece < rows.words / 16; ++piece) {
-      const __mmask64 mask = rows.Mask64(piece);
-      RowPointer row(rows, begin + 16 * p, count);
-      for (auto& bytes : m) bytes = _mm512_maskz_loadu_epi8(mask, row.Next() + 64 * piece);
-      Transpose(m);
-      for (int64_t w = 0; w < 16; ++w) {
-        StoreKeyWord(rows, m[w], 16 * piece + w, panels + p * panel_bytes);
-      }
-    }
-  }
-}
-
-// The element of a key panel's byte `code`, counted along depth.
-inline int64_t KeyElement(const CodeRows& rows, int64_t code) {
-  return rows.is_nibble ? code / 8 * 8 + code % 4 * 2 + code / 4 % 2 : code;
-}
-
-// The bytes of four keys side by side: register v holds byte ValueByte(v, lane) of
-// each in the lane's four bytes.
-inline void InterleaveKeys(const __m512i (&key)[4], __m512i (&out)[4]) {
-  const __m512i low01 = _mm512_unpacklo_epi8(key[0], key[1]);
-  const __m512i high01 = _mm512_unpackhi_epi8(key[0], key[1]);
-  const __m512i low23 = _mm512_unpacklo_epi8(key[2], key[3]);
-  const __m512i high23 = _mm512_unpackhi_epi8(key[2], key[3]);
-  out[0] = _mm512_unpacklo_epi16(low01, low23);
-  out[1] = _mm512_unpackhi_epi16(low01, low23);
-  out[2] = _mm512_unpacklo_epi16(high01, high23);
-  out[3] = _mm512_unpackhi_epi16(high01, high23);
-}
-
-// The same for rows of 32 bytes, held as keys 0, 1 and keys 2, 3: two registers.
-inline void InterleaveShortKeys(__m512i key01, __m512i key23, __m512i (&out)[2]) {
-  const __m512i even = _mm512_shuffle_i64x2(key01, key23, 0x44);  // keys 0, 2
-  const __m512i odd = _mm512_shuffle_i64x2(key01, key23, 0xee);   // keys 1, 3
-  const __m512i low = _mm512_unpacklo_epi8(even, odd);            // 0 1, then 2 3
-  const __m512i high = _mm512_unpackhi_epi8(even, odd);
-  const __m512i first = _mm512_shuffle_i64x2(low, high, 0x44);  // 0 1 of low, of high
-  const __m512i second = _mm512_shuffle_i64x2(low, high, 0xee);
-  out[0] = _mm512_unpacklo_epi16(first, second);
-  out[1] = _mm512_unpackhi_epi16(first, second);
-}
-
-inline int64_t ValueByte(const CodeRows& rows, int64_t v, int64_t lane) {
-  const int64_t quarter = lane / 4;
-  if (rows.words == 8) return quarter % 2 * 16 + quarter / 2 * 8 + v * 4 + lane % 4;
-  return v / 4 * 64 + quarter * 16 + v % 4 * 4 + lane % 4;
-}
-
-// The element of column `column` of the value panels.
-inline int64_t ValueElement(const CodeRows& rows, int64_t column) {
-  const int64_t panel = column / 16;
-  if (!rows.is_nibble) return ValueByte(rows, panel, column % 16);
-  return 2 * ValueByte(rows, panel / 2, column % 16) + panel % 2;
-}
-
-// Writes register v of keys [depth, depth + 4) to its panels.
-inline void StoreValueBytes(const CodeRows& rows, __m512i bytes, int64_t v, int64_t depth,
-                            uint8_t* panels, int64_t panel_bytes) {
-  if (rows.is_nibble) {
-    uint8_t* panel = panels + 2 * v * panel_bytes + depth * 16;
-    _mm512_store_si512(panel, LowNibbles(bytes));
-    _mm512_store_si512(panel + panel_bytes, HighNibbles(bytes));
-  } else {
-    _mm512_store_si512(panels + v * panel_bytes + depth * 16, bytes);
-  }
-}
-
-// Stages the values of keys [begin, begin + depth) of `count`, depth a multiple of 4,
-// as panels of depth x 16 bytes; keys past the end repeat the last one.
-inline void StageValues(const CodeRows& rows, int64_t begin, int64_t count, int64_t depth,
-                        uint8_t* panels) {
-  const int64_t panel_bytes = depth * 16;
-  if (rows.words == 8) {
-    const __mmask32 mask = rows.Mask32();
-    RowPointer row(rows, begin, count);
-    const auto load_two = [&] {
-      const __m256i first = _mm256_maskz_loadu_epi8(mask, row.Next());
-      return _mm512_inserti64x4(_mm512_castsi256_si512(first),
-                                _mm256_maskz_loadu_epi8(mask, row.Next()), 1);
-    };
-    for (int64_t d = 0; d < depth; d += 4) {
-      __m512i out[2];
-      const __m512i key01 = load_two();
-      const __m512i key23 = load_two();
-      InterleaveShortKeys(key01, key23, out);
-      for (int64_t v = 0; v < 2; ++v) StoreValueBytes(rows, out[v], v, d, panels, panel_bytes);
-    }
-    return;
-  }
-  for (int64_t piece = 0; piece < rows.words / 16; ++piece) {
-    const __mmask64 mask = rows.Mask64(piece);
-    RowPointer row(rows, begin, count);
-    for (int64_t d = 0; d < depth; d += 4) {
-      __m512i in[4];
-      __m512i out[4];
-      for (auto& bytes : in) bytes = _mm512_maskz_loadu_epi8(mask, row.Next() + 64 * piece);
-      InterleaveKeys(in, out);
-      for (int64_t v = 0; v < 4; ++v) {
-        StoreValueBytes(rows, out[v], 4 * piece + v, d, panels, panel_bytes);
-      }
-    }
-  }
-}
-
-struct DigitTag {};
-struct PanelTag {};
-struct ProductTag {};
-struct OrderTag {};
-
-// Keys that are staged at once for scores, and for values: 8 and 16 KB at head_dim
-// 128, in the L1 cache.
-inline constexpr int64_t kScoreKeys = 64;
-inline constexpr int64_t kValueKeys = 128;
-
-// scores [rows, kScoreStride] = scale q . k
-template <typename Multiplier>
-void ScoreIntegers(const AttentionBlock& block, float* scores) {
-  const AttentionArgs& args = *block.args;
-  const CodeRows k(args.k, block.kv_head, block.key_begin);
-  const int64_t rows = block.rows();
-  const int64_t keys = block.keys();
-  const int64_t depth = k.codes();
-  int8_t* digits =
-      ThreadScratch<DigitTag, int8_t>(static_cast<size_t>(Multiplier::PaddedRows(rows) * depth));
-  uint8_t* panels = ThreadScratch<PanelTag, uint8_t>(static_cast<size_t>(depth * kScoreKeys));
-  float* ordered = ThreadScratch<ProductTag, float>(static_cast<size_t>(depth));
-  int32_t* order = ThreadScratch<OrderTag, int32_t>(static_cast<size_t>(depth));
-  for (int64_t i = 0; i < depth; ++i) order[i] = static_cast<int32_t>(KeyElement(k, i));
-  const __m512i elements = _mm512_set1_epi32(static_cast<int32_t>(k.elements));
-  FixedPoint query[kAttentionFewRows];
-  for (int64_t r = 0; r < rows; ++r) {
-    const float* q = args.q + block.Offset(r);
-    for (int64_t i = 0; i < depth; i += 16) {
-      const __m512i index = _mm512_loadu_si512(order + i);
-      _mm512_storeu_ps(ordered + i, _mm512_mask_i32gather_ps(
-                                        _mm512_setzero_ps(),
-                                        _mm512_cmplt_epi32_mask(index, elements), index, q, 4));
-    }
-    query[r] = ToFixedPoint(ordered, depth, digits + r * kDigits * depth, depth);
-    query[r].unit *= args.scale;
-  }
-  for (int64_t begin = 0; begin < keys; begin += kScoreKeys) {
-    StageKeys(k, begin, keys, panels);
-    Multiplier::Run(rows, depth, digits, depth, panels, kScoreKeys / 16, depth * 16, scores + begin,
-                    kScoreStride, false);
-    for (int64_t j = begin; j < std::min(keys, begin + kScoreKeys); j += 16) {
-      const __mmask16 mask = static_cast<__mmask16>((1u << std::min<int64_t>(16, keys - j)) - 1);
-      const __m512 zero =
-          _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, k.zero + j)));
-      const __m512 scale = _mm512_maskz_loadu_ps(mask, k.scale + j);
-      for (int64_t r = 0; r < rows; ++r) {
-        float* score = scores + r * kScoreStride + j;
-        const __m512 dot =
-            _mm512_fnmadd_ps(zero, _mm512_set1_ps(query[r].total), _mm512_loadu_ps(score));
-        _mm512_storeu_ps(score, dot * _mm512_set1_ps(query[r].unit) * scale);
-      }
-    }
-  }
-}
-
-// sum_j zero[j] x[j] of `keys` zero points and x in units, from its digits.
-inline float SumZeros(const uint8_t* zero, int64_t keys, const int8_t* digits, int64_t stride) {
-  __m512i sum[kDigits] = {};
-  for (int64_t j = 0; j < keys; j += 64) {
-    const __mmask64 mask = keys - j >= 64 ? ~__mmask64{0} : (__mmask64{1} << (keys - j)) - 1;
-    const __m512i zeros = _mm512_maskz_loadu_epi8(mask, zero + j);
-    for (int64_t d = 0; d < kDigits; ++d) {
-      sum[d] = _mm512_dpbusd_epi32(sum[d], zeros, _mm512_loadu_si512(digits + d * stride + j));
-    }
-  }
-  return _mm512_reduce_add_ps(FromDigits(sum[0], sum[1], sum[2]));
-}
-
-// values [rows, head_dim] = weights [rows, kScoreStride] V; weights are multiplied by
-// V's scales on return.
-template <typename Multiplier>
-void SumIntegers(const AttentionBlock& block, float* weights, float* values) {
-  const KvPlane& plane = block.args->v;
-  const CodeRows v(plane, block.kv_head, block.key_begin);
-  const int64_t rows = block.rows();
-  const int64_t keys = block.keys();
-  const int64_t padded = (keys + 63) / 64 * 64;
-  const int64_t width = v.codes();
-  int8_t* digits =
-      ThreadScratch<DigitTag, int8_t>(static_cast<size_t>(Multiplier::PaddedRows(rows) * padded));
-  uint8_t* panels = ThreadScratch<PanelTag, uint8_t>(static_cast<size_t>(width * kValueKeys));
-  float* sums = ThreadScratch<ProductTag, float>(static_cast<size_t>(rows * width));
-  FixedPoint weight[kAttentionFewRows];
-  for (int64_t r = 0; r < rows; ++r) {
-    float* w = weights + r * kScoreStride;  // zeros from keys to padded
-    for (int64_t j = 0; j < keys; ++j) w[j] *= v.scale[j];
-    weight[r] = ToFixedPoint(w, padded, digits + r * kDigits * padded, padded);
-  }
-  for (int64_t begin = 0; begin < keys; begin += kValueKeys) {
-    const int64_t depth = std::min(kValueKeys, padded - begin);
-    StageValues(v, begin, keys, depth, panels);
-    Multiplier::Run(rows, depth, digits + begin, padded, panels, width / 16, depth * 16, sums,
-                    width, begin > 0);
-  }
-  int32_t* column = ThreadScratch<OrderTag, int32_t>(static_cast<size_t>(width));
-  for (int64_t i = 0; i < width; ++i) {
-    column[ValueElement(v, i)] = static_cast<int32_t>(i);
-  }
-  for (int64_t r = 0; r < rows; ++r) {
-    const float zeros = SumZeros(v.zero, keys, digits + r * kDigits * padded, padded);
-    float* row = values + r * v.elements;
-    for (int64_t i = 0; i < v.elements; ++i) {
-      row[i] = (sums[r * width + column[i]] - zeros) * weight[r].unit;
-    }
-  }
-}
 
 }  // namespace
 }  // namespace flatquant

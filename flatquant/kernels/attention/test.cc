@@ -87,13 +87,11 @@ bool IsInteger(const KvPlane& plane) {
 // n epsilon, relative to the values' magnitudes. A score's error is (head_dim + 3)
 // epsilon times the sum of magnitudes of its products.
 //
-// Over integer caches, queries and weights x may be rounded to epsilon max |x| first,
-// and zero points be subtracted from the sums of products instead of from each code:
-// then what is rounded (4 times) has the magnitude of codes and zero points.
-//
-// rounding: of queries and weights, the kernel's.
+// Queries and weights may be rounded first, as the kernel says. Over integer caches zero
+// points may be subtracted from the sums of products instead of from each code: then
+// what is rounded (4 times) has the magnitude of codes and zero points.
 void CheckAgainstFormula(const AttentionArgs& args, const Plane& k, const Plane& v,
-                         double rounding) {
+                         const AttentionKernel& kernel) {
   const int64_t n = args.k.head_dim;
   const int64_t group = args.heads / args.k.heads;
   const double k_top = IsInteger(args.k) ? (1 << args.k.bits) - 1 : 0;
@@ -122,11 +120,13 @@ void CheckAgainstFormula(const AttentionArgs& args, const Plane& k, const Plane&
         }
         weight.push_back(score);
         double error = static_cast<double>(n + 3) * magnitude;
+        double rounding = kernel.rounding * magnitude;
         if (IsInteger(args.k)) {
           const double unit = k.scale[static_cast<size_t>(g * args.k.capacity + j)];
-          error += q_max * k_sum + 4 * 2 * k_top * unit * q_sum;
+          error += 4 * 2 * k_top * unit * q_sum;
+          rounding += kernel.fixed_rounding * q_max * k_sum;
         }
-        score_error = std::max(score_error, (kEpsilon * error + rounding * magnitude) * args.scale);
+        score_error = std::max(score_error, (kEpsilon * error + rounding) * args.scale);
       }
       const double top = *std::max_element(weight.begin(), weight.end());
       double sum = 0;
@@ -142,7 +142,8 @@ void CheckAgainstFormula(const AttentionArgs& args, const Plane& k, const Plane&
       }
       const double keys = static_cast<double>(last - first + 1);
       const double fixed_error =
-          kEpsilon * v_top * (fixed_unit * keys + 4 * 2 * fixed_sum) * (1 + 2 * score_error);
+          v_top * (kernel.fixed_rounding * fixed_unit * keys + kEpsilon * 4 * 2 * fixed_sum) *
+          (1 + 2 * score_error);
       for (int64_t i = 0; i < n; ++i) {
         double y = 0, magnitude = 0;
         for (int64_t j = first; j <= last; ++j) {
@@ -151,7 +152,7 @@ void CheckAgainstFormula(const AttentionArgs& args, const Plane& k, const Plane&
           magnitude += std::abs(term);
         }
         const double relative =
-            2 * score_error + 2 * 0x1p-22 + 2 * (keys + 3) * kEpsilon + rounding;
+            2 * score_error + 2 * 0x1p-22 + 2 * (keys + 3) * kEpsilon + kernel.rounding;
         worst.Compare(args.y[(t * args.heads + h) * n + i], y, relative * magnitude + fixed_error,
                       t, h * n + i);
       }
@@ -208,7 +209,7 @@ TEST(AttentionTest, AgreesWithTheFormulaOnOddShapes) {
       c.args.window = rng.Below(2) == 0 ? 0 : RandomSize(rng, 130);
       SCOPED_TRACE(Describe(c.args));
       Attention(c.args, pool, &kernel);
-      CheckAgainstFormula(c.args, c.k, c.v, kernel.rounding);
+      CheckAgainstFormula(c.args, c.k, c.v, kernel);
     });
   });
 }
@@ -227,7 +228,7 @@ TEST(AttentionTest, AgreesWithTheFormulaOverLongContexts) {
       c.args.window = rng.Below(4) == 0 ? RandomSize(rng, 1200) : 0;
       SCOPED_TRACE(Describe(c.args));
       Attention(c.args, pool, &kernel);
-      CheckAgainstFormula(c.args, c.k, c.v, kernel.rounding);
+      CheckAgainstFormula(c.args, c.k, c.v, kernel);
     });
   });
 }

@@ -2,6 +2,7 @@
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 
+#include "flatquant/kernels/attention/fixed_point.h"
 #include "flatquant/kernels/attention/tile_attention.h"
 
 namespace flatquant {
@@ -19,6 +20,6 @@ void FewRows(const AttentionBlock& block, const AttentionSums& sums) noexcept {
 
 extern const AttentionKernel kAttentionX86AmxBf16;
 const AttentionKernel kAttentionX86AmxBf16 = {TileTokenSlice, RunTileRows<AmxTiles>, FewRows,
-                                              kTwoTermsRounding};
+                                              kTwoTermsRounding, kFixedRounding};
 
 }  // namespace flatquant
