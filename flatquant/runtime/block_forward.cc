@@ -2,7 +2,9 @@
 
 #include <cmath>
 
+#include "flatquant/runtime/block_flow.h"
 #include "flatquant/runtime/head.h"
+#include "flatquant/runtime/kv_cache.h"
 
 namespace flatquant {
 namespace {
@@ -11,8 +13,8 @@ AlignedBuffer<float> Floats(int64_t tokens, int64_t width) {
   return AlignedBuffer<float>(static_cast<size_t>(tokens * width));
 }
 
-// What one block's steps share.
-struct BlockPass {
+// The steps of a block (block_flow.h) on this machine's processors.
+struct CpuOps {
   const LoadedModel& model;
   const LoadedBlock& block;
   size_t layer;
@@ -20,26 +22,45 @@ struct BlockPass {
   int64_t tokens;  // of all segments
   Workspace& work;
   ThreadPool& pool;
+  SiteOutput input = {};  // of the site that was entered last
 
-  SiteOutput Enter(Site site, const float* x, const KronInputStage& before) {
+  void EnterNormed(Site site) {
+    const AlignedBuffer<float>& norm =
+        site == Site::kAttnIn ? block.input_norm : block.post_attention_norm;
+    EnterWith(site, work.stream.data(),
+              {.norm_weight = norm.data(), .norm_eps = model.config.rms_eps});
+  }
+
+  void Enter(Site site) {
+    if (site == Site::kAttnOut) {
+      EnterWith(site, work.mixed.data(), {});
+    } else {
+      EnterWith(site, work.gate.data(), {.up = work.up.data()});
+    }
+  }
+
+  void EnterWith(Site site, const float* x, const KronInputStage& before) {
     const PhaseTimer timer(work.profile, Phase::kSites);
-    return ApplySite(block.site(site), x, before, tokens, work.site, pool);
+    input = ApplySite(block.site(site), x, before, tokens, work.site, pool);
   }
 
-  // A site that reads the norm of the stream.
-  SiteOutput EnterNormed(Site site, const AlignedBuffer<float>& norm) {
-    return Enter(site, work.stream.data(),
-                 {.norm_weight = norm.data(), .norm_eps = model.config.rms_eps});
-  }
-
-  void Multiply(std::initializer_list<LinearCall> calls, const SiteOutput& input) {
+  void ApplyLinears(Site site) {
     const PhaseTimer timer(work.profile, Phase::kLinears);
-    ApplyLinears(calls, input, pool);
+    if (site == Site::kAttnIn) {
+      flatquant::ApplyLinears({{&block.linear(Linear::kQ), work.q.data()},
+                               {&block.linear(Linear::kK), work.k.data()},
+                               {&block.linear(Linear::kV), work.v.data()}},
+                              input, pool);
+    } else {
+      flatquant::ApplyLinears({{&block.linear(Linear::kGate), work.gate.data()},
+                               {&block.linear(Linear::kUp), work.up.data()}},
+                              input, pool);
+    }
   }
 
-  void AddToStream(Linear which, const SiteOutput& input) {
+  void AddLinear(Site site) {
     const PhaseTimer timer(work.profile, Phase::kLinears);
-    AddLinear(block.linear(which), input, work.stream.data(), pool);
+    flatquant::AddLinear(block.linear(LinearsOf(site)[0]), input, work.stream.data(), pool);
   }
 
   // The segment's rows of a role; first_row is theirs in the workspace's rotation.
@@ -63,8 +84,12 @@ struct BlockPass {
     args.transform = transform;
   }
 
+  static const KvCache& CacheOf(const Segment& segment) {
+    return static_cast<const KvCache&>(*segment.cache);
+  }
+
   // K and V to the caches, Q ready for attention in work.q.
-  void StoreAll() {
+  void StoreHeads() {
     const PhaseTimer timer(work.profile, Phase::kCache);
     const LoadedCache& cache = block.cache;
     work.heads.clear();
@@ -77,21 +102,21 @@ struct BlockPass {
         args.clip_min = clip.min;
         return args;
       };
-      StoreHeadsArgs k = to_cache(work.k.data(), segment.cache->k(layer), cache.k_clip);
+      StoreHeadsArgs k = to_cache(work.k.data(), CacheOf(segment).k(layer), cache.k_clip);
       Turn(k, segment.row_begin, block.k_norm,
            cache.has_k_transform ? &cache.k_transform : nullptr);
       work.heads.push_back(k);
-      work.heads.push_back(to_cache(work.v.data(), segment.cache->v(layer), cache.v_clip));
+      work.heads.push_back(to_cache(work.v.data(), CacheOf(segment).v(layer), cache.v_clip));
     }
     StoreHeadsArgs q = Heads(work.q.data(), model.config.heads, 0, tokens);
     Turn(q, 0, block.q_norm, cache.has_q_transform ? &cache.q_transform : nullptr);
     q.y = work.q.data();
     work.heads.push_back(q);
-    StoreHeads(work.heads, pool);
+    flatquant::StoreHeads(work.heads, pool);
   }
 
   // work.mixed = attention of each segment's rows of work.q over its cache.
-  void AttendAll() {
+  void Attend() {
     const PhaseTimer timer(work.profile, Phase::kAttention);
     const ModelConfig& config = model.config;
     work.attention.clear();
@@ -104,33 +129,12 @@ struct BlockPass {
       args.heads = config.heads;
       args.window = config.sliding_window.value_or(0);
       args.scale = 1.0f / std::sqrt(static_cast<float>(config.head_dim));
-      args.k = segment.cache->k(layer);
-      args.v = segment.cache->v(layer);
+      args.k = CacheOf(segment).k(layer);
+      args.v = CacheOf(segment).v(layer);
       args.y = work.mixed.data() + first;
       work.attention.push_back(args);
     }
     Attention(work.attention, pool);
-  }
-
-  // work.stream += attention(norm(work.stream))
-  void AttentionHalf() {
-    const SiteOutput in = EnterNormed(Site::kAttnIn, block.input_norm);
-    Multiply({{&block.linear(Linear::kQ), work.q.data()},
-              {&block.linear(Linear::kK), work.k.data()},
-              {&block.linear(Linear::kV), work.v.data()}},
-             in);
-    StoreAll();
-    AttendAll();
-    AddToStream(Linear::kO, Enter(Site::kAttnOut, work.mixed.data(), {}));
-  }
-
-  // work.stream += mlp(norm(work.stream))
-  void MlpHalf() {
-    const SiteOutput in = EnterNormed(Site::kMlpIn, block.post_attention_norm);
-    Multiply({{&block.linear(Linear::kGate), work.gate.data()},
-              {&block.linear(Linear::kUp), work.up.data()}},
-             in);
-    AddToStream(Linear::kDown, Enter(Site::kMlpOut, work.gate.data(), {.up = work.up.data()}));
   }
 };
 
@@ -175,9 +179,8 @@ void RunSegments(const LoadedModel& model, std::span<const Segment> segments, in
     for (const Segment& segment : segments) SetRotation(model, segment, workspace);
   }
   for (size_t layer = 0; layer < model.blocks.size(); ++layer) {
-    BlockPass pass{model, model.blocks[layer], layer, segments, tokens, workspace, pool};
-    pass.AttentionHalf();
-    pass.MlpHalf();
+    CpuOps ops{model, model.blocks[layer], layer, segments, tokens, workspace, pool};
+    RunBlock(ops);
   }
 }
 

@@ -8,23 +8,12 @@
 #include "flatquant/base/thread_pool.h"
 #include "flatquant/kernels/attention/attention.h"
 #include "flatquant/kernels/store_heads/store_heads.h"
-#include "flatquant/runtime/kv_cache.h"
+#include "flatquant/runtime/backend.h"
 #include "flatquant/runtime/loaded_model.h"
 #include "flatquant/runtime/profile.h"
 #include "flatquant/runtime/site.h"
 
 namespace flatquant {
-
-// One sequence's part of a forward pass: rows [row_begin, row_begin + tokens) of
-// the pass stand at positions first_position and up of the sequence in `cache`.
-// The segments of a pass follow each other, cover its rows and have different
-// caches. Linears see only rows; the cache and attention see segments.
-struct Segment {
-  KvCache* cache = nullptr;
-  int64_t first_position = 0;
-  int64_t row_begin = 0;
-  int64_t tokens = 0;
-};
 
 // Memory of a forward pass over at most `tokens` tokens.
 struct Workspace {
@@ -48,7 +37,8 @@ struct Workspace {
 };
 
 // Runs a pass of `tokens` rows, whose ids are in workspace.ids, through embedding
-// and blocks: the result is workspace.stream, and the caches hold the rows' K and V.
+// and blocks. The segments' caches are KvCaches. The result is workspace.stream, and the caches
+// hold the rows' K and V.
 void RunSegments(const LoadedModel& model, std::span<const Segment> segments, int64_t tokens,
                  Workspace& workspace, ThreadPool& pool);
 

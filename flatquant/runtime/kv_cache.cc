@@ -45,7 +45,8 @@ KvCache::Plane KvCache::MakePlane(const LoadedModel& model, int bits, int64_t ca
   return plane;
 }
 
-void KvCache::CopyPositions(const KvCache& source, int64_t count) {
+void KvCache::CopyPositions(const SequenceCache& other, int64_t count) {
+  const auto& source = static_cast<const KvCache&>(other);
   FLATQUANT_CHECK(planes_.size() == source.planes_.size());
   FLATQUANT_CHECK(count <= capacity_ && count <= source.capacity_);
   const size_t positions = static_cast<size_t>(count);
