@@ -3,6 +3,7 @@
 #include <set>
 
 #include "flatquant/base/error.h"
+#include "flatquant/packed/flattening.h"
 #include "flatquant/packed/head.h"
 #include "flatquant/packed/nibbles.h"
 #include "flatquant/packed/quantization_config.h"
@@ -36,6 +37,12 @@ void CheckGrid(const BlockGrid& grid, const ModelConfig& config, int64_t layer,
                       std::to_string(SiteWidth(config, site)),
                   kHint);
     }
+    if (!FlatteningFits(of_site, SiteWidth(config, site))) {
+      throw Error("packed.bad_config", where,
+                  title + ": a flattened site has integers, no matrices, and at most " +
+                      std::to_string(kMostFlattenedColumns) + " columns",
+                  kHint);
+    }
     if (!ClipsFit(of_site, site)) {
       throw Error(
           "packed.bad_config", where,
@@ -64,6 +71,8 @@ void EveryTensor(const PackedModel& model, const Visit& visit) {
     for (const PackedSite& site : block.sites) {
       visit(site.left);
       visit(site.right);
+      visit(site.act_scale);
+      visit(site.extra_columns);
     }
     visit(block.cache.k_transform);
     visit(block.cache.q_transform);
@@ -128,7 +137,8 @@ void CheckRows(const PackedLinear& linear, LinearShape shape, const std::string&
 void CheckCodes(const PackedModel& model, const std::string& where) {
   for (size_t i = 0; i < model.blocks.size(); ++i) {
     for (Linear which : kLinears) {
-      CheckRows(model.blocks[i].linear(which), ShapeOf(model.config, which),
+      const PackedBlock& block = model.blocks[i];
+      CheckRows(block.linear(which), StoredShape(model.config, block, which),
                 LinearPath(static_cast<int64_t>(i), which), where);
     }
   }

@@ -26,7 +26,8 @@ struct Clip {
   float min = 1.0f;
 };
 
-// One linear layer. With bits <= 8, W[r][c] = scale[r] * q[r][c], q a signed
+// One linear layer; cols are the site's width, or its columns where it is flattened
+// (StoredShape of flattening.h). With bits <= 8, W[r][c] = scale[r] * q[r][c], q a signed
 // integer in [-2^(bits-1), 2^(bits-1) - 1]:
 //   bits 2..4   weight is U8 [rows, ceil(cols / 2)]: two's complement nibbles,
 //               even column in the low nibble (an odd last nibble is zero)
@@ -44,15 +45,25 @@ struct PackedLinear {
 // act_bits < 16, per token and clip:
 //   s = max(|clip.max * max(x, 0)|, |clip.min * min(x, 0)|) / (2^(b-1) - 1), 1 if all zero
 //   q = clamp(round(x / s), -2^(b-1), 2^(b-1) - 1)
+//
+// Or, flattened: no matrices, a constant step s = act_scale, and an integer q that may
+// exceed the grid, cut into pieces that do not, a column of the linears for each. With
+// top = 2^(b-1) - 1:
+//   q = round(x / s), piece i = sign(q) clamp(|q| - i top, 0, top)
+// The linears have width + N columns: the first `width` read piece 0 of each channel,
+// the others what extra_columns says (flattening.h).
 struct PackedSite {
   Tensor left;   // F32 [L, L]
   Tensor right;  // F32 [R, R]
   int act_bits = 16;
+  Tensor act_scale;      // F32 [1]: the site is flattened
+  Tensor extra_columns;  // I32 [N, 2]: channel and piece; undefined for N = 0
   // One entry shared by all linears of the site, or one per linear in
-  // LinearsOf(site) order (the original FlatQuant's layout).
+  // LinearsOf(site) order (the original FlatQuant's layout). Flattened: one that is 1.
   std::vector<Clip> clips = std::vector<Clip>(1);
 
   bool has_transform() const { return left.defined() || right.defined(); }
+  bool is_flattened() const { return act_scale.defined(); }
 };
 
 // The KV cache. After RoPE (and q/k norm): q <- q q_transform, k <- k k_transform

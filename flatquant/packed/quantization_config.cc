@@ -12,10 +12,12 @@ namespace {
 using nlohmann::ordered_json;
 
 ordered_json SiteJson(const SiteGrid& grid) {
-  return {{"act_bits", grid.act_bits},
-          {"left", grid.left},
-          {"right", grid.right},
-          {"clips", grid.clips}};
+  ordered_json site = {{"act_bits", grid.act_bits},
+                       {"left", grid.left},
+                       {"right", grid.right},
+                       {"clips", grid.clips}};
+  if (grid.extra_columns) site["extra_columns"] = *grid.extra_columns;
+  return site;
 }
 
 ordered_json CacheJson(const CacheGrid& grid) {
@@ -39,6 +41,16 @@ ordered_json BlockJson(const BlockGrid& block, const BlockGrid* base) {
   return out;
 }
 
+// The oldest version of the format that has all this.
+int64_t VersionFor(const QuantizationConfig& config) {
+  for (const BlockGrid& block : config.blocks) {
+    for (const SiteGrid& site : block.sites) {
+      if (site.extra_columns) return 3;
+    }
+  }
+  return 2;
+}
+
 // The first dimension of a matrix; 0 for one that is undefined.
 int64_t Order(const Tensor& matrix) {
   return matrix.defined() && !matrix.shape.empty() ? matrix.shape[0] : 0;
@@ -57,7 +69,9 @@ BlockGrid GridOf(const PackedBlock& block) {
     to.act_bits = from.act_bits;
     to.left = Order(from.left);
     to.right = Order(from.right);
-    to.clips = from.act_bits == 16 ? 0 : static_cast<int64_t>(from.clips.size());
+    const bool has_clips = from.act_bits != 16 && !from.is_flattened();
+    to.clips = has_clips ? static_cast<int64_t>(from.clips.size()) : 0;
+    if (from.is_flattened()) to.extra_columns = Order(from.extra_columns);
   }
   grid.cache = {block.cache.k_bits, block.cache.v_bits, block.cache.k_transform.defined()};
   return grid;
@@ -78,7 +92,7 @@ std::string WithQuantizationConfig(std::string_view source_json, const Quantizat
   out["tie_word_embeddings"] = tied_embeddings;
   const BlockGrid& base = config.blocks.front();
   ordered_json quantization = {{"quant_method", "flatquant"},
-                               {"format_version", kPackedFormatVersion},
+                               {"format_version", VersionFor(config)},
                                {"scheme", config.scheme.Name()}};
   quantization.update(BlockJson(base, nullptr));
   quantization["lm_head"] = {{"bits", config.head.bits}, {"act_bits", config.head.act_bits}};

@@ -3,6 +3,7 @@
 #include <array>
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -16,13 +17,17 @@ namespace flatquant {
 // The `quantization_config` object of a packed model's config.json: which
 // tensors the files hold and how to read them (FORMAT.md, "quantization_config").
 
-inline constexpr int64_t kPackedFormatVersion = 2;
+// The newest version that the reader knows. The writer takes the oldest one that can
+// say what the model has.
+inline constexpr int64_t kPackedFormatVersion = 3;
 
 struct SiteGrid {
   int act_bits = 16;
   int64_t left = 0;   // L, the order of the left matrix; 0: identity
   int64_t right = 0;  // R
-  int64_t clips = 0;  // 0 with act_bits 16; else 1, or one per linear of the site
+  int64_t clips = 0;  // 0 with act_bits 16 or flattened; else 1, or one per linear of the site
+  // Flattened: how many columns its linears have beyond the site's width.
+  std::optional<int64_t> extra_columns;
 
   friend bool operator==(const SiteGrid&, const SiteGrid&) = default;
 };
@@ -71,6 +76,10 @@ bool FactorsFit(const SiteGrid& grid, int64_t width);
 
 // Whether the number of clips is one that the site may have.
 bool ClipsFit(const SiteGrid& grid, Site site);
+
+// Whether a site of this width may be flattened so, or is not: no matrices beside it,
+// integers, and not too many columns.
+bool FlatteningFits(const SiteGrid& grid, int64_t width);
 
 // Whether config.json's text has quantization_config.quant_method "flatquant".
 // False for anything that cannot be parsed.

@@ -2,6 +2,7 @@
 #include <optional>
 
 #include "flatquant/base/checked.h"
+#include "flatquant/packed/flattening.h"
 #include "flatquant/packed/json_fields.h"
 #include "flatquant/packed/quantization_config.h"
 
@@ -43,7 +44,8 @@ bool IsSite(const std::string& key) {
 
 class Parser {
  public:
-  Parser(const ModelConfig& model, const std::string& where) : model_(model), where_(where) {}
+  Parser(const ModelConfig& model, int64_t version, const std::string& where)
+      : model_(model), version_(version), where_(where) {}
 
   // Reads "weights", "sites" and "cache" into *grid.
   enum class Extent { kWhole, kOverride };  // kOverride: what is absent stays as it is
@@ -109,7 +111,20 @@ class Parser {
     grid.left = fields.Integer("left", width);
     grid.right = fields.Integer("right", width);
     grid.clips = fields.Integer("clips", static_cast<int64_t>(kLinears.size()));
-    fields.RefuseOthers(OneOf("act_bits", "left", "right", "clips"));
+    const bool knows_columns = version_ >= 3;
+    if (knows_columns && fields.Has("extra_columns")) {
+      grid.extra_columns = fields.Integer("extra_columns", kMostFlattenedColumns);
+    }
+    const auto known = OneOf("act_bits", "left", "right", "clips");
+    fields.RefuseOthers([&](const std::string& key) {
+      return known(key) || (knows_columns && key == "extra_columns");
+    });
+    if (!FlatteningFits(grid, width)) {
+      BadConfig(where_, fields.path() +
+                            ": a site with extra_columns has act_bits 2 to 8, no "
+                            "matrices, and at most " +
+                            std::to_string(kMostFlattenedColumns) + " columns in all");
+    }
     if (!FactorsFit(grid, width)) {
       BadConfig(where_, fields.path() + ": matrices of orders " + std::to_string(grid.left) +
                             " and " + std::to_string(grid.right) + " do not make a width of " +
@@ -118,7 +133,8 @@ class Parser {
     if (!ClipsFit(grid, site)) {
       BadConfig(where_, fields.path() + ".clips is " + std::to_string(grid.clips) +
                             " with act_bits " + std::to_string(grid.act_bits) +
-                            "; 16 bits ask for 0, others for 1 or one per linear of the site");
+                            "; 16 bits and extra_columns ask for 0, others for 1 or one per "
+                            "linear of the site");
     }
     return grid;
   }
@@ -133,6 +149,7 @@ class Parser {
   }
 
   const ModelConfig& model_;
+  const int64_t version_;
   const std::string& where_;
 };
 
@@ -148,8 +165,15 @@ bool FactorsFit(const SiteGrid& grid, int64_t width) {
 }
 
 bool ClipsFit(const SiteGrid& grid, Site site) {
-  if (grid.act_bits == 16) return grid.clips == 0;
+  if (grid.act_bits == 16 || grid.extra_columns) return grid.clips == 0;
   return grid.clips == 1 || grid.clips == static_cast<int64_t>(LinearsOf(site).size());
+}
+
+bool FlatteningFits(const SiteGrid& grid, int64_t width) {
+  if (!grid.extra_columns) return true;
+  return grid.act_bits <= 8 && grid.left == 0 && grid.right == 0 &&
+         width <= kMostFlattenedColumns && *grid.extra_columns >= 0 &&
+         *grid.extra_columns <= kMostFlattenedColumns - width;
 }
 
 bool SaysFlatQuant(std::string_view config_json) {
@@ -191,7 +215,8 @@ QuantizationConfig ParseQuantizationConfig(std::string_view config_json, const M
                                            const std::string& where) {
   const json root = ParseObject(config_json, where);
   const JsonFields fields(JsonFields(root, "config", where).Get(kKey), std::string(kKey), where);
-  const Parser parser(model, where);
+  const int64_t version = fields.Integer("format_version", kPackedFormatVersion);
+  const Parser parser(model, version, where);
   QuantizationConfig config;
   try {
     config.scheme = Scheme::Parse(fields.Text("scheme"));
@@ -211,7 +236,7 @@ QuantizationConfig ParseQuantizationConfig(std::string_view config_json, const M
       layer.RefuseOthers(OneOf("weights", "sites", "cache"));
     }
   }
-  const bool has_head = fields.Integer("format_version", kPackedFormatVersion) >= 2;
+  const bool has_head = version >= 2;
   if (has_head) config.head = parser.ReadHead(fields.Object("lm_head"));
   const JsonFields provenance = fields.Object("provenance");
   for (const auto& [key, value] : provenance.object().items()) {

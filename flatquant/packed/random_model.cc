@@ -8,6 +8,7 @@
 
 #include "flatquant/base/half.h"
 #include "flatquant/base/rng.h"
+#include "flatquant/packed/flattening.h"
 #include "flatquant/packed/nibbles.h"
 
 namespace flatquant {
@@ -32,6 +33,12 @@ class Generator {
     return model;
   }
 
+  void Flatten(PackedBlock* block) {
+    for (Site site : kSites) {
+      if (block->site(site).act_bits <= 8) FlattenSite(site, block);
+    }
+  }
+
  private:
   PackedBlock Block() {
     PackedBlock block;
@@ -42,13 +49,14 @@ class Generator {
       block.k_norm = Near(config_.head_dim, 1.0);
     }
     for (Site site : kSites) block.site(site) = MakeSite(site);
-    for (Linear linear : kLinears) block.linear(linear) = MakeLinear(linear);
+    for (Linear linear : kLinears) {
+      block.linear(linear) = MakeLinear(linear, ShapeOf(config_, linear));
+    }
     block.cache = Cache();
     return block;
   }
 
-  PackedLinear MakeLinear(Linear which) {
-    const LinearShape shape = ShapeOf(config_, which);
+  PackedLinear MakeLinear(Linear which, LinearShape shape) {
     PackedLinear linear;
     linear.bits = scheme_.weight_bits;
     if (linear.bits == 16) {
@@ -83,6 +91,28 @@ class Generator {
     }
     made.clips = {RandomClip()};
     return made;
+  }
+
+  void FlattenSite(Site which, PackedBlock* block) {
+    PackedSite& site = block->site(which);
+    const int64_t width = SiteWidth(config_, which);
+    const int act_bits = site.act_bits;
+    site = {};
+    site.act_bits = act_bits;
+    // A whole piece is about one deviation.
+    site.act_scale = Near(1, 1.0 / LargestCode(act_bits));
+    std::vector<ExtraColumn> extra;
+    for (int64_t c = 0; c < width; ++c) {
+      if (rng_.Below(4) != 0) continue;
+      const auto channel = static_cast<int32_t>(c);
+      if (rng_.Below(4) == 0) extra.push_back({channel, 0});
+      extra.push_back({channel, 1});
+      if (rng_.Below(4) == 0) extra.push_back({channel, 2});
+    }
+    site.extra_columns = PackExtraColumns(extra);
+    for (Linear linear : LinearsOf(which)) {
+      block->linear(linear) = MakeLinear(linear, StoredShape(config_, *block, linear));
+    }
   }
 
   PackedCache Cache() {
@@ -208,6 +238,11 @@ std::string ConfigJson(const ModelConfig& config) {
 
 PackedModel RandomPackedModel(const ModelConfig& config, const Scheme& scheme, uint64_t seed) {
   return Generator(config, scheme, seed).Model();
+}
+
+void FlattenRandomModel(uint64_t seed, PackedModel* model) {
+  Generator generator(model->config, model->scheme, seed);
+  for (PackedBlock& block : model->blocks) generator.Flatten(&block);
 }
 
 }  // namespace flatquant

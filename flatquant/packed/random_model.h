@@ -16,6 +16,11 @@ namespace flatquant {
 // cache. The same seed gives the same model everywhere.
 PackedModel RandomPackedModel(const ModelConfig& config, const Scheme& scheme, uint64_t seed);
 
+// Flattens the sites of a random model that have integers: in place of transforms and
+// clips about a third more columns, whose linears get new weights. Activations keep
+// their size.
+void FlattenRandomModel(uint64_t seed, PackedModel* model);
+
 // A Hugging Face config.json that ModelConfig::Parse reads back as `config`: what
 // a source directory for WritePackedModel must hold.
 std::string ConfigJson(const ModelConfig& config);

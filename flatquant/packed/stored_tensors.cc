@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "flatquant/base/error.h"
+#include "flatquant/packed/flattening.h"
 #include "flatquant/packed/nibbles.h"
 
 namespace flatquant {
@@ -38,7 +39,14 @@ class Lister {
  private:
   void Add(std::string name, Type type, std::vector<int64_t> shape, Values values, Part part,
            Tensor* place) {
-    list_.push_back({std::move(name), type, std::move(shape), values, part, place});
+    StoredTensor slot;
+    slot.name = std::move(name);
+    slot.type = type;
+    slot.shape = std::move(shape);
+    slot.values = values;
+    slot.part = part;
+    slot.place = place;
+    list_.push_back(std::move(slot));
   }
 
   void FloatTable(std::string_view path, Tensor* place) {
@@ -91,14 +99,26 @@ class Lister {
       Add(path + ".act_clip", Type::kF32, {wanted.clips, 2}, Values::kFraction, Part::kLinear,
           &clips->sites[static_cast<size_t>(site)]);
     }
+    if (wanted.extra_columns) Flattening(path, SiteWidth(config_, site), wanted, &place);
     for (Linear linear : LinearsOf(site)) {
-      OneLinear(layer, linear, grid.weight_bits[static_cast<size_t>(linear)],
+      LinearShape shape = ShapeOf(config_, linear);
+      shape.cols += wanted.extra_columns.value_or(0);
+      OneLinear(layer, linear, shape, grid.weight_bits[static_cast<size_t>(linear)],
                 &block->linear(linear));
     }
   }
 
-  void OneLinear(int64_t layer, Linear which, int bits, PackedLinear* place) {
-    const LinearShape shape = ShapeOf(config_, which);
+  void Flattening(const std::string& path, int64_t width, const SiteGrid& wanted,
+                  PackedSite* place) {
+    Add(path + ".act_scale", Type::kF32, {1}, Values::kPositive, Part::kLinear, &place->act_scale);
+    if (*wanted.extra_columns == 0) return;
+    Add(path + ".extra_columns", Type::kI32, {*wanted.extra_columns, 2}, Values::kColumns,
+        Part::kLinear, &place->extra_columns);
+    list_.back().site_width = width;
+    list_.back().act_bits = wanted.act_bits;
+  }
+
+  void OneLinear(int64_t layer, Linear which, LinearShape shape, int bits, PackedLinear* place) {
     const std::string path = LinearPath(layer, which);
     const Part part = bits == 16 ? Part::kFloatLinear : Part::kLinear;
     if (bits == 16) {
@@ -150,9 +170,11 @@ bool TypeFits(Type type, DType dtype) {
     case Type::kU8:
       return dtype == DType::kU8;
     case Type::kI8:
+      return dtype == DType::kI8;
+    case Type::kI32:
       break;
   }
-  return dtype == DType::kI8;
+  return dtype == DType::kI32;
 }
 
 std::string_view TypeText(Type type) {
@@ -164,14 +186,17 @@ std::string_view TypeText(Type type) {
     case Type::kU8:
       return "U8 (nibbles)";
     case Type::kI8:
+      return "I8";
+    case Type::kI32:
       break;
   }
-  return "I8";
+  return "I32";
 }
 
 bool ValueFits(Values values, float value) {
   switch (values) {
     case Values::kAny:
+    case Values::kColumns:
       return true;
     case Values::kFinite:
       return std::isfinite(value);
@@ -233,6 +258,10 @@ void CheckStoredTensor(const StoredTensor& slot, const Tensor& tensor, const std
                 kHint);
   }
   if (slot.values == Values::kAny) return;
+  if (slot.values == Values::kColumns) {
+    CheckExtraColumns(tensor, slot.site_width, slot.act_bits, title, where);
+    return;
+  }
   const uint64_t n = tensor.elements();
   for (uint64_t i = 0; i < n; ++i) {
     float value;
@@ -249,7 +278,7 @@ ClipTensors ToTensors(const PackedBlock& block) {
   ClipTensors tensors;
   for (Site site : kSites) {
     const PackedSite& from = block.site(site);
-    if (from.act_bits == 16) continue;
+    if (from.act_bits == 16 || from.is_flattened()) continue;
     tensors.sites[static_cast<size_t>(site)] =
         PairsTensor({static_cast<int64_t>(from.clips.size()), 2}, from.clips);
   }

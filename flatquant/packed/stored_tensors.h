@@ -31,13 +31,15 @@ struct StoredTensor {
     kF32,
     kFloat,  // F32, F16 or BF16
     kU8,
-    kI8
+    kI8,
+    kI32
   };
   enum class Values {
     kAny,  // not looked at: big, and every bit pattern can be computed with
     kFinite,
     kPositive,  // finite, above zero
-    kFraction   // in (0, 1]
+    kFraction,  // in (0, 1]
+    kColumns    // see CheckExtraColumns
   };
   // Whose cost a tensor is, for sizes.h.
   enum class Part { kLinear, kFloatLinear, kOther };
@@ -48,6 +50,9 @@ struct StoredTensor {
   Values values = Values::kAny;
   Part part = Part::kOther;
   Tensor* place = nullptr;  // in the StoredModel
+  // kColumns: the site's.
+  int64_t site_width = 0;
+  int act_bits = 0;
 };
 
 // The tensors that the configuration, the grids and model.head's bits ask for, in

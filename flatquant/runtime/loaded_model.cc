@@ -5,6 +5,7 @@
 
 #include "flatquant/base/error.h"
 #include "flatquant/base/file.h"
+#include "flatquant/packed/flattening.h"
 #include "flatquant/packed/head.h"
 
 namespace flatquant {
@@ -73,9 +74,22 @@ LoadedLinear LoadLinear(const PackedLinear& linear, LinearShape shape, int act_b
 
 KronClip ToKronClip(Clip clip) { return {clip.max, clip.min}; }
 
+Flattening LoadFlattening(const PackedSite& site, int64_t width) {
+  std::vector<FlattenColumn> columns;
+  for (const ExtraColumn& column : UnpackExtraColumns(site.extra_columns)) {
+    columns.push_back({column.channel, column.piece});
+  }
+  return MakeFlattening(width, site.act_bits, site.act_scale.ToFloat()[0], columns);
+}
+
 LoadedSite LoadSite(const PackedSite& site, int64_t width, size_t linears) {
   LoadedSite loaded;
   loaded.act_bits = site.act_bits;
+  if (site.is_flattened()) {
+    loaded.clips = {KronClip{}};
+    loaded.flattening = LoadFlattening(site, width);
+    return loaded;
+  }
   FLATQUANT_CHECK(site.clips.size() == 1 || site.clips.size() == linears);
   for (Clip clip : site.clips) loaded.clips.push_back(ToKronClip(clip));
   int64_t left = site.left.defined() ? site.left.shape[0] : 0;
@@ -116,8 +130,8 @@ LoadedBlock LoadBlock(const PackedBlock& block, const ModelConfig& config, GemmF
   }
   for (Linear which : kLinears) {
     loaded.linears[static_cast<size_t>(which)] =
-        LoadLinear(block.linear(which), ShapeOf(config, which), block.site(SiteOf(which)).act_bits,
-                   math, pool);
+        LoadLinear(block.linear(which), StoredShape(config, block, which),
+                   block.site(SiteOf(which)).act_bits, math, pool);
   }
   loaded.cache = LoadCache(block.cache, config.head_dim);
   return loaded;
@@ -161,7 +175,7 @@ uint64_t LoadedModel::block_bytes() const {
   uint64_t total = 0;
   for (const LoadedBlock& block : blocks) {
     for (const LoadedLinear& linear : block.linears) total += BytesOf(linear);
-    for (const LoadedSite& site : block.sites) total += site.transform.bytes();
+    for (const LoadedSite& site : block.sites) total += site.bytes();
     total += block.cache.k_transform.bytes() + block.cache.q_transform.bytes();
     total += (block.input_norm.size() + block.post_attention_norm.size() + block.q_norm.size() +
               block.k_norm.size()) *

@@ -2,12 +2,14 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <variant>
 #include <vector>
 
 #include "flatquant/base/aligned_buffer.h"
 #include "flatquant/base/tensor.h"
 #include "flatquant/base/thread_pool.h"
+#include "flatquant/kernels/flatten_quantize/flatten_quantize.h"
 #include "flatquant/kernels/gemm_float/float_weights.h"
 #include "flatquant/kernels/gemm_int/gemm_int.h"
 #include "flatquant/kernels/kron_quantize/kron_quantize.h"
@@ -30,6 +32,13 @@ struct LoadedSite {
   KronTransform transform;
   int act_bits = 16;
   std::vector<KronClip> clips;  // one, or one per linear of the site
+  // A constant step and more columns than channels, instead of transform and clips.
+  std::optional<Flattening> flattening;
+
+  // Elements per token that enter the site, and that its linears read.
+  int64_t width() const { return flattening ? flattening->width : transform.width(); }
+  int64_t columns() const { return flattening ? flattening->columns() : transform.width(); }
+  uint64_t bytes() const { return transform.bytes() + (flattening ? flattening->bytes() : 0); }
 };
 
 // Transform of K or Q per head; width 0 where there is none.

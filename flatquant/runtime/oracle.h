@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "flatquant/packed/flattening.h"
 #include "flatquant/packed/head.h"
 #include "flatquant/packed/nibbles.h"
 #include "flatquant/packed/packed_model.h"
@@ -136,6 +137,7 @@ class Forward {
   // The site's linears of one token's activation.
   Rows ApplySite(const PackedBlock& block, Site which, const Row& x) {
     const PackedSite& site = block.site(which);
+    if (site.is_flattened()) return ApplyFlattened(block, which, x);
     const Row transformed = Transform(x, site.left, site.right);
     Rows outputs;
     for (size_t i = 0; i < LinearsOf(which).size(); ++i) {
@@ -143,6 +145,28 @@ class Forward {
       const Linear linear = LinearsOf(which)[i];
       outputs.push_back(Multiply(FakeQuantActivation(transformed, site.act_bits, clip),
                                  block.linear(linear), ShapeOf(config_, linear).rows));
+    }
+    return outputs;
+  }
+
+  // The pieces of x's channels by their definition, each in its column.
+  Rows ApplyFlattened(const PackedBlock& block, Site which, const Row& x) {
+    const PackedSite& site = block.site(which);
+    const double scale = static_cast<double>(site.act_scale.ToFloat()[0]);
+    const double top = (1 << (site.act_bits - 1)) - 1;
+    const auto piece = [&](double value, int32_t index) {
+      const double q = std::nearbyint(value / scale);
+      const double size = std::clamp(std::abs(q) - index * top, 0.0, top);
+      return (q < 0 ? -size : size) * scale;
+    };
+    Row columns;
+    for (double value : x) columns.push_back(piece(value, 0));
+    for (const ExtraColumn& extra : UnpackExtraColumns(site.extra_columns)) {
+      columns.push_back(piece(x[static_cast<size_t>(extra.channel)], extra.piece));
+    }
+    Rows outputs;
+    for (const Linear linear : LinearsOf(which)) {
+      outputs.push_back(Multiply(columns, block.linear(linear), ShapeOf(config_, linear).rows));
     }
     return outputs;
   }

@@ -16,8 +16,8 @@ const float* Dequantize(const SiteOutput& input, const int8_t* codes, const floa
   pool.ParallelFor(static_cast<size_t>(input.tokens), 16, [&](size_t begin, size_t end) {
     for (size_t t = begin; t < end; ++t) {
       const int8_t* q = codes + t * static_cast<size_t>(input.code_stride);
-      float* y = input.dequantized + t * static_cast<size_t>(input.width);
-      for (int64_t c = 0; c < input.width; ++c) y[c] = static_cast<float>(q[c]) * scales[t];
+      float* y = input.dequantized + t * static_cast<size_t>(input.columns);
+      for (int64_t c = 0; c < input.columns; ++c) y[c] = static_cast<float>(q[c]) * scales[t];
     }
   });
   return input.dequantized;
@@ -78,11 +78,11 @@ SiteBuffers MakeSiteBuffers(const LoadedModel& model, int64_t tokens) {
   int64_t codes = 0;
   int64_t scales = 0;
   const auto fit = [&](const LoadedSite& site) {
-    const int64_t width = site.transform.width();
+    const int64_t columns = site.columns();
     const int64_t clips = static_cast<int64_t>(site.clips.size());
-    floats = std::max(floats, tokens * width);
+    floats = std::max(floats, tokens * columns);
     if (site.act_bits > 8) return;
-    codes = std::max(codes, clips * tokens * GemmIntActStride(width));
+    codes = std::max(codes, clips * tokens * GemmIntActStride(columns));
     scales = std::max(scales, clips * tokens);
   };
   for (const LoadedBlock& block : model.blocks) {
@@ -97,14 +97,39 @@ SiteBuffers MakeSiteBuffers(const LoadedModel& model, int64_t tokens) {
   return buffers;
 }
 
+namespace {
+
+// The codes of a flattened site.
+void ApplyFlattening(const float* x, const KronInputStage& before, SiteBuffers& buffers,
+                     ThreadPool& pool, SiteOutput* output) {
+  FlattenQuantizeArgs args;
+  args.x = x;
+  args.input = before;
+  args.tokens = output->tokens;
+  args.flattening = &*output->site->flattening;
+  args.codes = buffers.codes.data();
+  args.code_stride = GemmIntActStride(output->columns);
+  args.scales = buffers.scales.data();
+  output->codes = args.codes;
+  output->code_stride = args.code_stride;
+  output->scales = args.scales;
+  FlattenQuantize(args, pool);
+}
+
+}  // namespace
+
 SiteOutput ApplySite(const LoadedSite& site, const float* x, const KronInputStage& before,
                      int64_t tokens, SiteBuffers& buffers, ThreadPool& pool) {
   SiteOutput output;
   output.site = &site;
   output.tokens = tokens;
-  output.width = site.transform.width();
+  output.columns = site.columns();
   output.dequantized = buffers.floats.data();
   output.update = buffers.update.data();
+  if (site.flattening) {
+    ApplyFlattening(x, before, buffers, pool, &output);
+    return output;
+  }
   if (site.act_bits > 8 && site.transform.is_identity() && before.is_none()) {
     output.floats = x;
     return output;
@@ -122,7 +147,7 @@ SiteOutput ApplySite(const LoadedSite& site, const float* x, const KronInputStag
     args.clips = site.clips.data();
     args.clip_count = static_cast<int64_t>(site.clips.size());
     args.codes = buffers.codes.data();
-    args.code_stride = GemmIntActStride(output.width);
+    args.code_stride = GemmIntActStride(output.columns);
     args.scales = buffers.scales.data();
     output.codes = args.codes;
     output.code_stride = args.code_stride;

@@ -11,7 +11,7 @@ namespace flatquant {
 
 // Memory for one site's output, sized for the widest site, and for its linears.
 struct SiteBuffers {
-  AlignedBuffer<float> floats;  // [tokens, width]
+  AlignedBuffer<float> floats;  // [tokens, columns]
   AlignedBuffer<int8_t> codes;  // [clips, tokens, stride]
   AlignedBuffer<float> scales;  // [clips, tokens]
   AlignedBuffer<float> update;  // [tokens, hidden]: what a float linear adds to the stream
@@ -24,12 +24,12 @@ SiteBuffers MakeSiteBuffers(const LoadedModel& model, int64_t tokens);
 struct SiteOutput {
   const LoadedSite* site = nullptr;
   int64_t tokens = 0;
-  int64_t width = 0;
-  const float* floats = nullptr;  // act_bits 16: [tokens, width]
+  int64_t columns = 0;            // elements per token
+  const float* floats = nullptr;  // act_bits 16: [tokens, columns]
   const int8_t* codes = nullptr;  // else: [clips, tokens, code_stride]
   int64_t code_stride = 0;
   const float* scales = nullptr;  // [clips, tokens]
-  float* dequantized = nullptr;   // room for [tokens, width]
+  float* dequantized = nullptr;   // room for [tokens, columns]
   float* update = nullptr;        // room for [tokens, hidden]
 };
 
