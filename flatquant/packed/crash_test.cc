@@ -131,7 +131,7 @@ TEST_F(Crash, KillAtAnyMomentLeavesAWholeModelOrNone) {
   constexpr uint64_t kShard = 20'000;  // two shards
   const PackedModel models[2] = {Model(0), Model(1)};
   const auto start = std::chrono::steady_clock::now();
-  WritePackedModel(models[0], source_, parent_ / "timed", kShard);
+  WritePackedModel(models[0], source_, parent_ / "timed", {}, kShard);
   const auto one_write = std::chrono::duration_cast<std::chrono::microseconds>(
       std::chrono::steady_clock::now() - start);
   fs::remove_all(parent_ / "timed");
@@ -140,7 +140,7 @@ TEST_F(Crash, KillAtAnyMomentLeavesAWholeModelOrNone) {
     std::fflush(nullptr);
     const pid_t child = fork();
     if (child == 0) {
-      for (int i = 0;; ++i) WritePackedModel(models[i % 2], source_, out, kShard);
+      for (int i = 0;; ++i) WritePackedModel(models[i % 2], source_, out, {}, kShard);
     }
     // Up to about three writes: the first, and replacements.
     usleep(static_cast<useconds_t>(rng.Below(3 * static_cast<uint64_t>(one_write.count()))));

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -114,6 +115,10 @@ struct PackedModel {
   Tensor lm_head;     // float [vocab, hidden] or codes; undefined when tied to the embedding
   PackedHead head;
 
+  // What the source's weights were folded with, by the names of transforms.safetensors
+  // (FORMAT.md); none where it is not known. ReadPackedModel leaves it out.
+  std::optional<std::map<std::string, Tensor>> transforms;
+
   // Where the model came from, for people and reports: "tool_version",
   // "method", "seed", "data", ... No consumer may branch on it.
   std::map<std::string, std::string> provenance;
@@ -138,9 +143,10 @@ PackedModel ReadPackedModel(const std::filesystem::path& directory);
 // (packed.not_replaceable). The model is checked first and the result read back
 // before it takes its name, so that all errors of ReadPackedModel can appear;
 // also file.* (disk full included).
-// shard_bytes: start a new shard beyond this size.
+// report: the text of report.json, what is known of the run that made the model; with
+// none there is no such file. shard_bytes: start a new shard beyond this size.
 void WritePackedModel(const PackedModel& model, const std::filesystem::path& source_directory,
-                      const std::filesystem::path& directory,
+                      const std::filesystem::path& directory, const std::string& report = {},
                       uint64_t shard_bytes = uint64_t{5} << 30);
 
 // Throws packed.not_replaceable if WritePackedModel would refuse this directory:

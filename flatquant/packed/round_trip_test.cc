@@ -89,7 +89,7 @@ void ExpectSame(const PackedModel& a, const PackedModel& b) {
 
 void ExpectRoundTrip(const PackedModel& model, uint64_t shard_bytes = uint64_t{5} << 30) {
   const fs::path out = testing::ScratchFolder() / "out";
-  WritePackedModel(model, SourceFolder(model.config), out, shard_bytes);
+  WritePackedModel(model, SourceFolder(model.config), out, {}, shard_bytes);
   const PackedModel read = ReadPackedModel(out);
   ExpectSame(model, read);
   CheckPackedModel(read, "test");
@@ -189,7 +189,7 @@ TEST(Writer, ShardsBeyondTheirSize) {
   const PackedModel model = RandomPackedModel(SmallConfig(), Scheme{}, 12);
   const fs::path out = testing::ScratchFolder() / "out";
   constexpr uint64_t kLimit = 4000;
-  WritePackedModel(model, SourceFolder(model.config), out, kLimit);
+  WritePackedModel(model, SourceFolder(model.config), out, {}, kLimit);
   const Checkpoint checkpoint = Checkpoint::Open(out);
   EXPECT_GT(checkpoint.files().size(), 2u);
   EXPECT_TRUE(fs::exists(out / "model.safetensors.index.json"));

@@ -15,6 +15,7 @@
 #include "flatquant/packed/packed_model.h"
 #include "flatquant/packed/quantization_config.h"
 #include "flatquant/packed/stored_tensors.h"
+#include "flatquant/packed/transforms_file.h"
 
 namespace flatquant {
 namespace fs = std::filesystem;
@@ -109,7 +110,7 @@ void CheckPackedDestination(const fs::path& directory) {
 }
 
 void WritePackedModel(const PackedModel& model, const fs::path& source_directory,
-                      const fs::path& directory, uint64_t shard_bytes) {
+                      const fs::path& directory, const std::string& report, uint64_t shard_bytes) {
   const std::string where = "the model for " + directory.string();
   CheckPackedModel(model, where);
   CheckCodes(model, where);
@@ -130,6 +131,10 @@ void WritePackedModel(const PackedModel& model, const fs::path& source_directory
                                    source_config.string()));
   WriteTensors(StoredTensors(&stored), shard_bytes, output.path());
   CopyFiles(source_directory, output.path());
+  if (model.transforms) {
+    WriteTransforms(TransformsFile(output.path()), model.config.layers, *model.transforms);
+  }
+  if (!report.empty()) WriteText(output.path() / "report.json", report);
   // Reads what it wrote before anything is replaced: a source configuration that
   // does not describe this model shows here, at little cost, as no weight is read.
   ReadPackedModel(output.path());
