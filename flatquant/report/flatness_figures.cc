@@ -143,9 +143,10 @@ LinePlot FlatnessFigures::CurvesPlot(size_t index, bool activation) const {
   LinePlot plot{fmt::format("{}-{}", first.site, Kind(activation)),
                 "channel, largest first",
                 "magnitude / r.m.s.",
-                /*log_y=*/false,
+                /*log_y=*/true,
                 {},
                 /*points=*/false,
+                /*falling=*/true,
                 kSmall};
   for (const Method& method : methods_) {
     const SiteCurves& site = method.sites[index];
@@ -158,7 +159,7 @@ LinePlot FlatnessFigures::CurvesPlot(size_t index, bool activation) const {
 }
 
 LinePlot FlatnessFigures::BlocksPlot(const std::string& site) const {
-  LinePlot plot{site + "-blocks", "block", "flatness number", false, {}, true, kSmall};
+  LinePlot plot{site + "-blocks", "block", "flatness number", false, {}, true, false, kSmall};
   for (const Method& method : methods_) {
     PlotLine line{method.name, {}, {}};
     for (const SiteCurves& curves : method.sites) {
@@ -172,7 +173,8 @@ LinePlot FlatnessFigures::BlocksPlot(const std::string& site) const {
 }
 
 LinePlot FlatnessFigures::ErrorsPlot() const {
-  LinePlot plot{"errors-blocks", "block", "mean squared error", /*log_y=*/true, {}, true, {}};
+  LinePlot plot{"errors-blocks", "block", "mean squared error", /*log_y=*/true, {}, true,
+                false,           {}};
   for (const Method& method : methods_) {
     PlotLine line{method.name, {}, {}};
     for (size_t block = 0; block < method.errors.size(); ++block) {

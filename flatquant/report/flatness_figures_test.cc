@@ -71,7 +71,9 @@ TEST(FlatnessFigures, DrawsCurvesOfTheLeastFlatBlockWithTheirNumbers) {
   for (const auto& [name, svg] : figures.Drawings()) {
     names.push_back(name);
     EXPECT_THAT(svg, AllOf(::testing::StartsWith("<svg"), Not(HasSubstr("<img"))));
-    if (name == "mlp_in-activation") EXPECT_THAT(svg, HasSubstr(">rtn 0.550<"));
+    if (name == "mlp_in-activation") {
+      EXPECT_THAT(svg, HasSubstr(">rtn 0.550<"));
+    }
   }
   EXPECT_EQ(names.size(), 3u * 4 + 1 + 2);
   EXPECT_EQ(names.back(), "errors-1");

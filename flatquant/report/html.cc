@@ -25,7 +25,7 @@ th { color: var(--faint); font-weight: 500; }
 h3 { font-size: 1rem; margin: 1.2rem 0 0.4rem; }
 summary { cursor: pointer; padding: 0.3rem 0; color: var(--faint); }
 figure { margin: 0 0 1.5rem; min-width: 0; }
-figure svg { width: 100%; min-width: 30rem; height: auto; display: block; }
+figure svg { width: 100%; min-width: 30rem; max-width: 44rem; height: auto; display: block; }
 .plots { display: grid; gap: 0 1.5rem;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); }
 .plots figure svg { min-width: 18rem; }

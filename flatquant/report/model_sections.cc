@@ -44,7 +44,7 @@ std::string SizesSection(const PackedModel& model) {
 }
 
 std::string ClipsSection(const PackedModel& model, bool plots) {
-  LinePlot plot{"clips", "block", "factor of the largest value", false, {}, true, {}};
+  LinePlot plot{"clips", "block", "factor of the largest value", false, {}, true, false, {}};
   HtmlTable table{{"block"}, {}};
   for (const Site site : kSites) plot.lines.push_back({std::string(SiteName(site)), {}, {}});
   plot.lines.push_back({"K", {}, {}});

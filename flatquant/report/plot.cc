@@ -106,8 +106,9 @@ std::string DrawSvg(const LinePlot& plot) {
   std::string script = Frame(plot.size, plot.x_label, plot.y_label);
   script +=
       "set grid ytics lc rgb '#777777' lw 0.3\n"
-      "set key above textcolor rgb '#777777'\n"
-      "set format y '%g'\n";
+      "set format y '%g'\nset autoscale xfix\n";
+  script += fmt::format("set key {} textcolor rgb '#777777'\n",
+                        plot.falling ? "inside top right" : "above");
   if (const double step = WholeStep(plot); step > 0) script += fmt::format("set xtics {}\n", step);
   if (plot.log_y) script += "set logscale y\n";
   script += RangeOfConstant(plot);

@@ -25,7 +25,8 @@ struct LinePlot {
   std::string x_label, y_label;
   bool log_y = false;  // only where all y are above 0
   std::vector<PlotLine> lines;
-  bool points = true;  // mark each; not for curves of many
+  bool points = true;    // mark each; not for curves of many
+  bool falling = false;  // leaves room for the names inside, top right
   PlotSize size;
 };
 

@@ -31,8 +31,9 @@ std::string Losses(const json& blocks, bool plots) {
   const bool trained = std::any_of(after.y.begin(), after.y.end(), [](double y) { return y > 0; });
   std::string html;
   if (plots && trained) {
-    html = Figure(DrawSvg(LinePlot{"training", "block", "loss", true, {before, after}, true, {}}),
-                  "Error of each block before and after its transforms were learned.");
+    html = Figure(
+        DrawSvg(LinePlot{"training", "block", "loss", true, {before, after}, true, false, {}}),
+        "Error of each block before and after its transforms were learned.");
   }
   return html + Details("Loss by block", table.Html());
 }
@@ -84,6 +85,7 @@ std::string Sites(const json& blocks, bool plots) {
                           {{"original", numbers.blocks, numbers.before},
                            {"behind transforms", numbers.blocks, numbers.after}},
                           true,
+                          false,
                           {420, 280}};
       html += Figure(DrawSvg(plot), site + ": flatness of activations, 0 is flat.");
     }
