@@ -11,7 +11,6 @@
 #include "flatquant/kernels/kron_quantize/kron_quantize.h"
 #include "flatquant/kernels/quantize_kv/quantize_kv.h"
 #include "flatquant/kernels/rms_norm/rms_norm.h"
-#include "flatquant/kernels/rope/rope.h"
 #include "flatquant/kernels/store_heads/store_heads.h"
 #include "flatquant/kernels/swiglu/swiglu.h"
 

@@ -23,7 +23,7 @@ struct CudaKvPlane {
 };
 
 // What follows the q, k and v projections, in one kernel: rotary embedding of Q and K
-// (rope.h), the transforms of both (x P, P of [head_dim, head_dim]), and K and V into
+// (store_heads.h), the transforms of both (x P, P of [head_dim, head_dim]), and K and V into
 // the cache as quantize_kv.h says. Q, transformed, goes to `q`.
 struct CudaQuantizeKvArgs {
   DType dtype = DType::kF16;  // of qkv and q: kF16 or kBF16

@@ -13,8 +13,13 @@ namespace flatquant {
 // each token and head x [head_dim]:
 //
 //   x <- x / sqrt(mean(x^2) + norm_eps) * norm   where there is a norm (Qwen3)
-//   x <- its rotation, as rope.h defines it      where there are angles
+//   x <- its rotation                            where there are angles
 //   x <- x T                                     where there is a transform
+//
+// The rotation, in Hugging Face's layout, turns elements i and i + head_dim / 2 as a pair:
+//
+//   x'[i]                = x[i] cos[i] - x[i + head_dim / 2] sin[i]
+//   x'[i + head_dim / 2] = x[i + head_dim / 2] cos[i] + x[i] sin[i]
 //
 // and then x becomes floats in y or is appended to the cache, as quantize_kv.h
 // defines it.
