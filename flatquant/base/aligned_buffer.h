@@ -7,10 +7,13 @@
 
 namespace flatquant {
 
-// `bytes` (> 0) of zeroed memory on a cache-line boundary, for std::free; large ones
-// on huge pages where the system grants them, since whoever streams weights through
-// small pages waits for address translations. Throws std::bad_alloc.
+// `bytes` (> 0) of zeroed memory on a cache-line boundary. Of 2 MB and more pages are
+// taken, and zeroed, as they are first written to, and are huge ones where the system
+// grants them, since whoever streams weights through small pages waits for address
+// translations. Throws std::bad_alloc.
 void* AllocateZeroed(size_t bytes);
+// Gives it back; bytes: as asked for.
+void FreeZeroed(void* memory, size_t bytes);
 
 // Owns n elements of a trivial type, 64-byte aligned (a cache line and an
 // AVX-512 vector) and zeroed. Movable, not copyable.
@@ -23,7 +26,7 @@ class AlignedBuffer {
   explicit AlignedBuffer(size_t n) : size_(n) {
     if (n == 0) return;
     const size_t bytes = (n * sizeof(T) + kAlignment - 1) / kAlignment * kAlignment;
-    data_.reset(static_cast<T*>(AllocateZeroed(bytes)));
+    data_ = {static_cast<T*>(AllocateZeroed(bytes)), Free{bytes}};
   }
 
   T* data() { return data_.get(); }
@@ -38,7 +41,8 @@ class AlignedBuffer {
 
  private:
   struct Free {
-    void operator()(T* p) const { std::free(p); }
+    size_t bytes = 0;
+    void operator()(T* p) const { FreeZeroed(p, bytes); }
   };
   std::unique_ptr<T, Free> data_;
   size_t size_ = 0;
