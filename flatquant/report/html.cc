@@ -30,7 +30,7 @@ figure svg { width: 100%; min-width: 30rem; max-width: 44rem; height: auto; disp
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); }
 .plots figure svg { min-width: 18rem; }
 .warnings { border-left: 0.25rem solid #d55e00; margin: 0.5rem 0; padding: 0.3rem 0 0.3rem 1.5rem; }
-.pair { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(15rem, 1fr)); }
+.pair { display: grid; gap: 1rem; margin: 0 0 1.5rem; grid-template-columns: repeat(auto-fit, minmax(15rem, 1fr)); }
 .pair > div { background: var(--shade); border-radius: 0.4rem; padding: 0.7rem; }
 .pair b { display: block; color: var(--faint); font-weight: 500; }
 .sample { white-space: pre-wrap; } .prompt { color: var(--faint); }

@@ -42,8 +42,26 @@ bool Drawable(const LinePlot& plot, double x, double y) {
   return std::isfinite(x) && std::isfinite(y) && (!plot.log_y || y > 0);
 }
 
-// gnuplot warns about a range of no height.
-std::string RangeOfConstant(const LinePlot& plot) {
+// Ticks within decades: a narrow logarithmic range may hold no power of 10.
+std::string DecadeTicks(double low, double high) {
+  const bool narrow = high < 10 * low;
+  const std::vector<double> digits =
+      narrow ? std::vector<double>{1, 1.25, 1.5, 2, 3, 5, 7} : std::vector<double>{1, 2, 5};
+  std::string ticks;
+  for (int decade = static_cast<int>(std::floor(std::log10(low)));
+       std::pow(10, decade) <= high && decade < 300; ++decade) {
+    for (const double digit : digits) {
+      const double tick = digit * std::pow(10, decade);
+      if (tick >= low && tick <= high)
+        ticks += fmt::format("{}{:g}", ticks.empty() ? "" : ",", tick);
+    }
+  }
+  return ticks.empty() ? ticks : "set ytics (" + ticks + ")\n";
+}
+
+// The range of y where gnuplot's own would not do: it warns about one of no height, and
+// extends a logarithmic one to whole decades.
+std::string RangeOfY(const LinePlot& plot) {
   double lowest = INFINITY, highest = -INFINITY;
   for (const PlotLine& line : plot.lines) {
     for (size_t i = 0; i < line.y.size(); ++i) {
@@ -52,9 +70,14 @@ std::string RangeOfConstant(const LinePlot& plot) {
       highest = std::max(highest, line.y[i]);
     }
   }
-  if (lowest != highest) return {};
-  const double around = plot.log_y ? lowest / 2 : std::max(std::abs(lowest) / 2, 0.5);
-  return fmt::format("set yrange [{}:{}]\n", lowest - around, highest + around);
+  if (lowest == highest) {
+    const double around = plot.log_y ? lowest / 2 : std::max(std::abs(lowest) / 2, 0.5);
+    return fmt::format("set yrange [{}:{}]\n", lowest - around, highest + around);
+  }
+  if (!plot.falling || !plot.log_y || !(lowest < highest)) return {};
+  constexpr double kMargin = 1.1;
+  return fmt::format("set yrange [{}:{}]\n", lowest / kMargin, highest * kMargin) +
+         DecadeTicks(lowest / kMargin, highest * kMargin);
 }
 
 // A text inside a single-quoted gnuplot string.
@@ -111,7 +134,7 @@ std::string DrawSvg(const LinePlot& plot) {
                         plot.falling ? "inside top right" : "above");
   if (const double step = WholeStep(plot); step > 0) script += fmt::format("set xtics {}\n", step);
   if (plot.log_y) script += "set logscale y\n";
-  script += RangeOfConstant(plot);
+  script += RangeOfY(plot);
   const char* style = plot.points ? "linespoints lw 2 pt 7 ps 0.4" : "lines lw 2";
   std::string commands;
   for (size_t i = 0; i < plot.lines.size(); ++i) {

@@ -26,8 +26,8 @@ struct LinePlot {
   bool log_y = false;  // only where all y are above 0
   std::vector<PlotLine> lines;
   bool points = true;    // mark each; not for curves of many
-  bool falling = false;  // leaves room for the names inside, top right
-  PlotSize size;
+  bool falling = false;  // leaves room for the names inside, top right; y fits tightly
+  PlotSize size = {};
 };
 
 // Values over a grid of cells, as colours on a logarithmic scale.
@@ -37,7 +37,7 @@ struct HeatMap {
   double x_step = 1;                      // the width of a cell in units of x; y counts rows
   std::vector<std::vector<double>> rows;  // of equal length; what is not above 0 stays empty
   double low = 0, high = 0;               // the ends of the scale, 0 < low < high
-  PlotSize size;
+  PlotSize size = {};
 };
 
 // The plot as an <svg> element for a page: drawn by gnuplot, ids prefixed with the
