@@ -9,7 +9,7 @@ set -euo pipefail
 
 packages=(
   build-essential cmake ninja-build pkg-config jq gnuplot-nox
-  libtorch-dev libdnnl-dev
+  libtorch-dev libdnnl-dev libopenmpi-dev openmpi-bin
   nlohmann-json3-dev libcli11-dev libfmt-dev
   libpcre2-dev libutf8proc-dev libsentencepiece-dev
   zlib1g-dev libzstd-dev

@@ -67,8 +67,8 @@ class BlockTrainer {
     double sum = 0;
     for (int64_t begin = 0; begin < windows; begin += options_.batch) {
       const int64_t count = std::min(options_.batch, windows - begin);
-      const at::Tensor y = Forward(inputs_.narrow(0, begin, count));
-      const at::Tensor difference = y - stream_.outputs().narrow(0, begin, count);
+      const at::Tensor y = Forward(stream_.Batch(inputs_, begin, count));
+      const at::Tensor difference = y - stream_.Batch(stream_.outputs(), begin, count);
       sum += difference.square().mean().item<double>() * static_cast<double>(count);
     }
     const double loss = sum / static_cast<double>(windows);
@@ -100,8 +100,7 @@ class BlockTrainer {
       for (size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[rng.Below(i)]);
       for (size_t begin = 0; begin < order.size(); begin += static_cast<size_t>(options_.batch)) {
         const size_t count = std::min(static_cast<size_t>(options_.batch), order.size() - begin);
-        const at::Tensor chosen =
-            at::tensor(at::ArrayRef<int64_t>(order.data() + begin, count)).to(inputs_.device());
+        const at::ArrayRef<int64_t> chosen(order.data() + begin, count);
         for (size_t group = 0; group < rates.size(); ++group) {
           optimizer.param_groups()[group].options().set_lr(rates[group] * CosineRate(step, steps));
         }
@@ -112,16 +111,16 @@ class BlockTrainer {
     }
   }
 
-  void Step(const at::Tensor& chosen, torch::optim::AdamW* optimizer) const {
+  void Step(at::ArrayRef<int64_t> chosen, torch::optim::AdamW* optimizer) const {
     for (auto& group : optimizer->param_groups()) {
       for (at::Tensor& parameter : group.params()) parameter.mutable_grad() = at::Tensor();
     }
-    const at::Tensor y = Forward(inputs_.index_select(0, chosen));
+    const at::Tensor y = Forward(stream_.Select(inputs_, chosen));
     at::Tensor gradient;
     {
       // d(MSE / stop_gradient(MSE)) / dy = 2 (y - target) / (n MSE), MSE = sum / n.
       at::NoGradGuard no_grad;
-      gradient = y - stream_.outputs().index_select(0, chosen);
+      gradient = y - stream_.Select(stream_.outputs(), chosen);
       const at::Tensor sum = gradient.square().sum();
       gradient.mul_(2.0 / sum.clamp_min(std::numeric_limits<float>::min()));
     }

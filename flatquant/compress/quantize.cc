@@ -1,7 +1,7 @@
 #include "flatquant/compress/quantize.h"
 
-#include <ATen/ATen.h>
 #include <fmt/format.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <chrono>
@@ -9,22 +9,19 @@
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
-#include "flatquant/base/cpu_features.h"
 #include "flatquant/base/error.h"
 #include "flatquant/base/progress.h"
-#include "flatquant/compress/block_weights.h"
-#include "flatquant/compress/calibration.h"
+#include "flatquant/compress/block_quantizer.h"
 #include "flatquant/compress/equivalence.h"
-#include "flatquant/compress/fold.h"
-#include "flatquant/compress/import_pth.h"
-#include "flatquant/compress/methods/method.h"
+#include "flatquant/compress/job/ranks.h"
 #include "flatquant/compress/ops/memory.h"
 #include "flatquant/compress/ops/parallel.h"
-#include "flatquant/compress/residual_stream.h"
+#include "flatquant/compress/run_plan.h"
 #include "flatquant/compress/tensor_bridge.h"
-#include "flatquant/compress/weights/gptq_block.h"
 #include "flatquant/data/lazy_tokenizer.h"
+#include "flatquant/packed/linear_compute.h"
 
 namespace flatquant {
 namespace {
@@ -36,278 +33,174 @@ double SecondsSince(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-// Tokens that the self-test runs through a block.
-constexpr int64_t kSelfTestTokens = 64;
-
-std::string Join(const std::vector<std::string>& names) {
-  std::string joined;
-  for (const std::string& name : names) joined += (joined.empty() ? "" : ", ") + name;
-  return joined;
+uint64_t PeakMemoryBytes() {
+  rusage usage = {};
+  ::getrusage(RUSAGE_SELF, &usage);
+  return static_cast<uint64_t>(usage.ru_maxrss) * 1024;  // the kernel counts kibibytes
 }
 
-std::unique_ptr<fc::Method> FindMethod(const QuantizeOptions& options) {
-  std::unique_ptr<fc::Method> method = fc::MakeMethod(options.method);
-  if (method == nullptr) {
-    throw Error("quantize.unknown_method", "--method " + options.method, "there is no such method",
-                "choose one of " + Join(MethodNames()));
-  }
-  if (options.transforms && options.method != "flatquant") {
-    throw Error("quantize.bad_option", "--transforms",
-                "learned matrices are FlatQuant's, not those of method " + options.method,
-                "use --method flatquant or leave --transforms out");
-  }
-  return method;
-}
-
-bool UsesCalibration(const fc::Method& method, const QuantizeOptions& options) {
-  return (method.NeedsCalibration() && !options.transforms) || options.LearnsWeights() ||
-         options.UsesGptq();
-}
-
-void CheckTrainingOptions(const QuantizeOptions& options) {
-  const auto require = [](bool holds, const char* option, const char* what) {
-    if (!holds) throw Error("quantize.bad_option", option, what, "see flatquant quantize --help");
-  };
-  require(options.epochs >= 0, "--epochs", "must not be negative");
-  require(options.batch >= 1, "--batch", "must be at least 1");
-  require(options.lr > 0, "--lr", "must be positive");
-  require(options.clip_lr > 0, "--clip-lr", "must be positive");
-  require(options.weight_lr > 0, "--weight-lr", "must be positive");
-}
-
-at::Device ParseDevice(const std::string& name) {
-  try {
-    const at::Device device(name);
-    at::empty({1}, at::TensorOptions().device(device));  // fails where the device is not there
-    return device;
-  } catch (const c10::Error&) {
-    throw Error("quantize.bad_device", "--device " + name,
-                "this build of LibTorch cannot compute there", "use --device cpu");
-  }
-}
-
-bool UsesBF16(const QuantizeOptions& options, const at::Device& device) {
-  switch (options.amp) {
-    case QuantizeOptions::Amp::kBF16:
-      return true;
-    case QuantizeOptions::Amp::kF32:
-      return false;
-    case QuantizeOptions::Amp::kAuto:
-      break;
-  }
-  return !device.is_cpu() || GetCpuFeatures().avx512bf16;
-}
-
-const char* WeightsName(const QuantizeOptions& options) {
-  if (options.LearnsWeights()) return "learned";
-  return options.UsesGptq() ? "gptq" : "rtn";
-}
-
-std::map<std::string, std::string> Provenance(const QuantizeOptions& options,
-                                              const TokenWindows* windows) {
-  std::map<std::string, std::string> provenance = {{"tool_version", FLATQUANT_VERSION},
-                                                   {"method", options.method},
-                                                   {"weights", WeightsName(options)}};
-  if (options.transforms) provenance["transforms"] = options.transforms->filename().string();
-  if (windows != nullptr) {
-    provenance["seed"] = std::to_string(options.seed);
-    provenance["data"] = windows->Fingerprint();
-    provenance["stream"] =
-        options.stream == QuantizeOptions::Stream::kQuantized ? "quantized" : "full precision";
-    provenance["calibration"] =
-        fmt::format("{}x{} tokens, {} epochs, batch {}, lr {}", windows->count, windows->length,
-                    options.epochs, options.batch, options.lr);
-    if (options.calib) {
-      provenance["data_source"] =
-          options.calib->KindName() + ":" + options.calib->path.filename().string();
-    }
-  }
-  return provenance;
-}
-
-// Carries one run from block to block.
-class Quantizer {
+// One process's part of a run.
+class Run {
  public:
-  Quantizer(const SourceModel& model, const QuantizeOptions& options, const TokenWindows* windows)
-      : model_(model),
-        config_(model.config()),
-        options_(options),
-        method_(FindMethod(options)),
-        device_(ParseDevice(options.device)) {
-    if (options.transforms) {
-      learned_ = fc::LearnedParameters::Open(*options.transforms, config_, device_);
+  Run(const SourceModel& model, const QuantizeOptions& options, const TokenWindows* windows)
+      : plan_(model, options, windows),
+        settings_(fc::SettingsOf(plan_)),
+        ranks_(options.job ? options.job->ranks : nullptr) {
+    if (plan_.in_order && processes() > 1) {
+      throw Error(
+          "quantize.needs_order",
+          fmt::format("{} with {} processes",
+                      options.UsesGptq() ? "--weights gptq" : "--stream quantized", processes()),
+          "each block needs the quantized blocks before it",
+          "start one process, or use --stream fp with --weights rtn or learned");
     }
-    if (UsesCalibration(*method_, options)) {
-      FLATQUANT_CHECK(windows != nullptr);
-      CheckTrainingOptions(options);
-      stream_.emplace(model, *windows, device_);
-      if (!learned_) steps_ = method_->StepsPerBlock(options, windows->count);
-      if (LearnsWeightsAfterwards()) {
-        steps_ += fc::TrainingSteps(fc::TrainingOptionsOf(options), windows->count);
-      }
-    }
+    OpenStore();
   }
 
-  PackedModel Run(QuantizeReport* report) {
-    PackedModel packed;
-    packed.config = config_;
-    packed.scheme = options_.scheme;
-    const int64_t quantized =
-        options_.blocks > 0 ? std::min(options_.blocks, config_.layers) : config_.layers;
-    const Clock::time_point start = Clock::now();
-    {
-      Progress progress(stream_ ? "calibrating" : "quantizing",
-                        static_cast<uint64_t>(quantized * (steps_ + 1)));
-      for (int64_t layer = 0; layer < quantized; ++layer) {
-        BlockReport block;
-        block.block = layer;
-        packed.blocks.push_back(QuantizeBlock(layer, &progress, &block, report));
-        report->blocks.push_back(block);
-      }
-    }
-    for (int64_t layer = quantized; layer < config_.layers; ++layer) {
-      packed.blocks.push_back(KeepBlock(layer));
-    }
-    if (stream_) report->calibration_seconds = SecondsSince(start);
-    packed.embedding = model_.Embedding();
-    packed.final_norm =
-        fc::FromTorch(fc::ToTorch(model_.FinalNorm(), at::kFloat, at::Device(at::kCPU)));
-    if (!config_.tied_embeddings) packed.lm_head = model_.LmHead();
-    fmt::print(stderr,
-               "self-test: the folded network equals the original within {:.1e} (bound {:.0e})\n",
-               report->self_test_error, fc::kSelfTestBound);
-    return packed;
+  // report: of all blocks, where this is the first process.
+  PackedModel Go(QuantizeReport* report) {
+    const std::vector<int64_t> missing = MissingBlocks(report);
+    Barrier();  // everybody must have looked before anybody adds one
+    MakeBlocks(missing);
+    Barrier();
+    if (!is_first()) return {};
+    report->options.insert(settings_.begin(), settings_.end());
+    return Collect(report);
   }
 
  private:
-  PackedBlock QuantizeBlock(int64_t layer, Progress* progress, BlockReport* block,
-                            QuantizeReport* report) {
-    const Clock::time_point start = Clock::now();
-    const fc::BlockWeights weights = fc::LoadBlockWeights(model_, layer, device_);
-    if (stream_) stream_->RunBlock(weights, options_.batch);
-    const fc::BlockParameters parameters = ChooseParameters(layer, weights, progress, block);
+  int processes() const { return ranks_ != nullptr ? ranks_->size() : 1; }
+  bool is_first() const { return ranks_ == nullptr || ranks_->is_first(); }
+  void Barrier() const {
+    if (ranks_ != nullptr) ranks_->Barrier();
+  }
 
-    at::NoGradGuard no_grad;
-    const fc::BlockTensors folded = fc::Fold(config_, weights, parameters, at::kDouble);
-    SelfTest(layer, weights, folded, report);
-    const fc::QuantizedWeights quantized = ChooseCodes(layer, folded, parameters);
-    PackedBlock packed = fc::PackBlock(folded, weights, quantized, parameters, options_.scheme);
-    if (stream_ && UsesQuantizedStream()) {
-      stream_->RunQuantizedBlock(
-          fc::QuantizedForward(folded, quantized, parameters, options_.scheme), options_.batch);
+  void OpenStore() {
+    if (!plan_.options.job) {
+      store_ = std::make_unique<fc::BlocksInMemory>();
+      return;
     }
-    if (stream_) stream_->Advance();
+    const JobOptions& job = *plan_.options.job;
+    const auto open = [&](auto how) {
+      store_ = std::make_unique<fc::JobDirectory>(how(job, plan_.config, settings_));
+    };
+    if (is_first()) open(fc::JobDirectory::Open);
+    Barrier();
+    if (!is_first()) open(fc::JobDirectory::Join);
+  }
 
-    block->seconds = SecondsSince(start);
-    progress->Advance();
-    if (stream_) {
-      // Methods that do not train know no loss.
-      const std::string loss =
-          block->loss_before > 0
-              ? fmt::format("loss {:.4e} -> {:.4e} in ", block->loss_before, block->loss_after)
-              : "";
-      progress->Line(fmt::format("block {}/{}: {}{}", layer + 1, config_.layers, loss,
-                                 FormatDuration(block->seconds)));
+  // The blocks that no earlier run has finished, in rising order. The first process
+  // reads those that are there, so that a damaged one shows before any work is done.
+  std::vector<int64_t> MissingBlocks(QuantizeReport* report) const {
+    std::vector<int64_t> missing;
+    for (int64_t layer = 0; layer < plan_.blocks; ++layer) {
+      const bool follows_missing = plan_.in_order && !missing.empty();
+      if (store_->Has(layer) && !follows_missing) {
+        if (is_first()) store_->Get(layer);
+        ++report->resumed_blocks;
+      } else {
+        missing.push_back(layer);
+      }
     }
+    if (is_first() && report->resumed_blocks > 0) {
+      fmt::print(stderr, "going on with {}: {} of {} blocks are done\n",
+                 plan_.options.job->directory.string(), report->resumed_blocks, plan_.blocks);
+    }
+    return missing;
+  }
+
+  // This process's share: every n-th of the missing blocks.
+  void MakeBlocks(const std::vector<int64_t>& missing) {
+    std::vector<int64_t> share;
+    const size_t first = ranks_ != nullptr ? static_cast<size_t>(ranks_->rank()) : 0;
+    for (size_t i = first; i < missing.size(); i += static_cast<size_t>(processes())) {
+      share.push_back(missing[i]);
+    }
+    if (share.empty()) return;
+    fc::BlockQuantizer quantizer(plan_);
+    const auto made = static_cast<int64_t>(share.size());
+    const int64_t skipped = share.back() + 1 - made;
+    std::optional<Progress> progress;
+    if (is_first()) {
+      progress.emplace(plan_.windows != nullptr ? "calibrating" : "quantizing",
+                       static_cast<uint64_t>(skipped + made * (plan_.steps_per_block + 1)));
+    }
+    const auto advance = [&progress] {
+      if (progress) progress->Advance();
+    };
+    for (const int64_t layer : share) {
+      for (; quantizer.position() < layer; advance()) quantizer.Skip();
+      const bool resumes = plan_.in_order && layer > 0 && layer == share.front();
+      if (resumes) quantizer.RestoreStream(*store_);
+      const fc::FinishedBlock block = quantizer.Quantize(advance);
+      if (plan_.in_order && layer + 1 < plan_.blocks) {
+        store_->PutStream(layer + 1, quantizer.quantized_stream());
+      }
+      store_->Put(layer, block);
+      advance();
+      if (progress && plan_.windows != nullptr) progress->Line(BlockLine(block.report));
+    }
+  }
+
+  std::string BlockLine(const BlockReport& block) const {
+    // Methods that do not train know no loss.
+    const std::string loss =
+        block.loss_before > 0
+            ? fmt::format("loss {:.4e} -> {:.4e} in ", block.loss_before, block.loss_after)
+            : "";
+    return fmt::format("block {}/{}: {}{}", block.block + 1, plan_.config.layers, loss,
+                       FormatDuration(block.seconds));
+  }
+
+  PackedModel Collect(QuantizeReport* report) const {
+    const ModelConfig& config = plan_.config;
+    PackedModel packed;
+    packed.config = config;
+    packed.scheme = plan_.options.scheme;
+    packed.transforms.emplace();
+    for (int64_t layer = 0; layer < plan_.blocks; ++layer) {
+      fc::FinishedBlock block = store_->Get(layer);
+      packed.blocks.push_back(std::move(block.block));
+      if (!block.transforms) packed.transforms.reset();
+      if (packed.transforms) packed.transforms->merge(*block.transforms);
+      report->self_test_error = std::max(report->self_test_error, block.report.self_test_error);
+      if (plan_.windows != nullptr) report->calibration_seconds += block.report.seconds;
+      report->blocks.push_back(std::move(block.report));
+    }
+    for (int64_t layer = plan_.blocks; layer < config.layers; ++layer) {
+      packed.blocks.push_back(fc::KeepBlock(plan_.model, layer));
+    }
+    packed.embedding = plan_.model.Embedding();
+    packed.final_norm =
+        fc::FromTorch(fc::ToTorch(plan_.model.FinalNorm(), at::kFloat, at::Device(at::kCPU)));
+    if (!config.tied_embeddings) packed.lm_head = plan_.model.LmHead();
+    packed.provenance = fc::Provenance(plan_);
+    packed.provenance["linear_compute"] = ComputeOf(packed).Text();
+    fmt::print(stderr,
+               "self-test: the folded network equals the original within {:.1e} (bound {:.0e})\n",
+               report->self_test_error, fc::kSelfTestBound);
+    fmt::print(stderr, "linear compute: {}\n", packed.provenance["linear_compute"]);
     return packed;
   }
 
-  fc::BlockParameters ChooseParameters(int64_t layer, const fc::BlockWeights& weights,
-                                       Progress* progress, BlockReport* block) const {
-    const fc::BlockTask task{config_,
-                             options_,
-                             layer,
-                             weights,
-                             stream_ ? &*stream_ : nullptr,
-                             UsesBF16(options_, device_),
-                             device_,
-                             [progress] { progress->Advance(); }};
-    fc::BlockParameters parameters =
-        learned_ ? learned_->Block(layer) : method_->Choose(task, block);
-    if (LearnsWeightsAfterwards()) LearnWeights(task, &parameters, block);
-    return parameters;
-  }
-
-  bool LearnsWeightsAfterwards() const {
-    return options_.LearnsWeights() && (learned_ || !method_->LearnsWeights());
-  }
-
-  // Nothing but the corrections is trained: the rest is given.
-  static void LearnWeights(const fc::BlockTask& task, fc::BlockParameters* parameters,
-                           BlockReport* block) {
-    fc::AddWeightCorrections(task.weights, parameters);
-    fc::TrainingOptions training = fc::TrainingOptionsOf(task.options);
-    training.seed = task.options.seed;
-    training.amp = task.amp;
-    const fc::TrainingResult result =
-        fc::TrainBlock(task.config, task.weights, task.options.scheme, training, *task.stream,
-                       *parameters, task.on_step);
-    block->loss_before = result.loss_before;
-    block->loss_after = result.loss_after;
-  }
-
-  bool UsesQuantizedStream() const {
-    return options_.stream == QuantizeOptions::Stream::kQuantized || options_.UsesGptq();
-  }
-
-  fc::QuantizedWeights ChooseCodes(int64_t layer, const fc::BlockTensors& folded,
-                                   const fc::BlockParameters& parameters) const {
-    if (options_.scheme.weight_bits >= 16) return {};
-    if (!options_.UsesGptq()) return fc::RoundWeights(folded, parameters, options_.scheme);
-    fc::GptqBlockOptions gptq;
-    gptq.gptq.act_order = options_.gptq_act_order;
-    gptq.mse = options_.gptq_mse;
-    gptq.batch = options_.batch;
-    return fc::GptqBlock(config_, folded, parameters, options_.scheme, *stream_, gptq,
-                         fmt::format("block {}", layer));
-  }
-
-  // A block that stays as it is.
-  PackedBlock KeepBlock(int64_t layer) const {
-    const fc::BlockWeights weights = fc::LoadBlockWeights(model_, layer, device_);
-    const fc::BlockParameters nothing;
-    return fc::PackBlock(fc::Fold(config_, weights, nothing, at::kDouble), weights, {}, nothing,
-                         Scheme{16, 16, 16, 16});
-  }
-
-  void SelfTest(int64_t layer, const fc::BlockWeights& weights, const fc::BlockTensors& folded,
-                QuantizeReport* report) const {
-    const at::Tensor x =
-        stream_ ? stream_->inputs().narrow(0, 0, 1).narrow(
-                      1, 0, std::min(kSelfTestTokens, stream_->tokens()))
-                : fc::RandomBlockInput(kSelfTestTokens, config_.hidden, options_.seed, device_);
-    const double error = fc::SelfTestError(config_, weights, folded, x);
-    report->self_test_error = std::max(report->self_test_error, error);
-    if (error <= fc::kSelfTestBound) return;  // false for NaN too
-    throw Error("quantize.self_test", fmt::format("block {}", layer),
-                fmt::format("with quantizers off the folded block differs from the original by "
-                            "{:.1e} (bound {:.0e})",
-                            error, fc::kSelfTestBound),
-                "nothing was written; its transforms are ill-conditioned or this is a bug: lower "
-                "--lr, or report it");
-  }
-
-  const SourceModel& model_;
-  const ModelConfig& config_;
-  const QuantizeOptions& options_;
-  std::unique_ptr<fc::Method> method_;
-  at::Device device_;
-  std::optional<fc::LearnedParameters> learned_;
-  std::optional<fc::ResidualStream> stream_;
-  int64_t steps_ = 0;
+  const fc::RunPlan plan_;
+  const fc::JobSettings settings_;
+  Ranks* const ranks_;
+  std::unique_ptr<fc::BlockStore> store_;
 };
 
-PackedModel Run(const SourceModel& model, const QuantizeOptions& options,
-                const TokenWindows* windows, QuantizeReport* report) {
+PackedModel QuantizeWith(const SourceModel& model, const QuantizeOptions& options,
+                         const TokenWindows* windows, QuantizeReport* report) {
   const Clock::time_point start = Clock::now();
   QuantizeReport unwanted;
   if (report == nullptr) report = &unwanted;
   *report = {};
   fc::KeepFreedMemory();
   fc::SetOpThreads(options.threads);
-  PackedModel packed = Quantizer(model, options, windows).Run(report);
-  packed.provenance = Provenance(options, windows);
+  PackedModel packed = Run(model, options, windows).Go(report);
+  for (const std::string& warning : Warnings(*report)) fmt::print(stderr, "warning: {}\n", warning);
   report->total_seconds = SecondsSince(start);
+  report->peak_memory_bytes = PeakMemoryBytes();
   return packed;
 }
 
@@ -315,24 +208,21 @@ PackedModel Run(const SourceModel& model, const QuantizeOptions& options,
 
 PackedModel Quantize(const SourceModel& model, const QuantizeOptions& options,
                      QuantizeReport* report) {
-  if (!UsesCalibration(*FindMethod(options), options)) {
-    return Run(model, options, nullptr, report);
+  if (!fc::UsesCalibration(*fc::FindMethod(options), options)) {
+    return QuantizeWith(model, options, nullptr, report);
   }
-  if (!options.calib) {
-    throw Error("quantize.needs_calibration", "--calib", "method " + options.method + " needs text",
-                "pass --calib KIND:PATH, e.g. --calib wikitext2:wiki.train.raw");
-  }
+  if (!options.calib) fc::ThrowNeedsCalibration(options);
   const LazyTokenizer tokenizer(model.directory());
   const TokenWindows windows =
       CalibrationWindows(*options.calib, tokenizer, options.seqlen, options.nsamples, options.seed,
                          model.config().vocab);
-  return Run(model, options, &windows, report);
+  return QuantizeWith(model, options, &windows, report);
 }
 
 PackedModel Quantize(const SourceModel& model, const QuantizeOptions& options,
                      const TokenWindows& calibration, QuantizeReport* report) {
-  const bool used = UsesCalibration(*FindMethod(options), options);
-  return Run(model, options, used ? &calibration : nullptr, report);
+  const bool used = fc::UsesCalibration(*fc::FindMethod(options), options);
+  return QuantizeWith(model, options, used ? &calibration : nullptr, report);
 }
 
 }  // namespace flatquant

@@ -2,11 +2,13 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <map>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "flatquant/compress/job/job_options.h"
+#include "flatquant/compress/report.h"
 #include "flatquant/data/token_windows.h"
 #include "flatquant/model/source_model.h"
 #include "flatquant/packed/packed_model.h"
@@ -16,6 +18,7 @@
 // include it.
 namespace flatquant {
 
+// An option that changes the bytes of a block has a line in SettingsOf (run_plan.cc).
 struct QuantizeOptions {
   std::string method = "flatquant";  // see MethodNames()
   Scheme scheme;
@@ -36,6 +39,9 @@ struct QuantizeOptions {
   double weight_lr = 1e-2;      // corrections, in steps of a row's grid per update
   bool gptq_mse = false;        // search each row's clip
   bool gptq_act_order = false;  // columns in the order of their activations' size
+  // FlattenQuant: a site whose divergence at the scheme's width is above this, in nats,
+  // takes 8 bits. The default: docs/quality.md.
+  double flatten_kl = 2e-3;
   // What enters a block in training: the original network's activations, so that
   // blocks are independent, or those of the quantized blocks before it, so that each
   // makes up for errors of the ones before. The target is the original's output in
@@ -54,24 +60,15 @@ struct QuantizeOptions {
   std::optional<std::filesystem::path> transforms;
   // Only the first blocks are quantized, the rest stay (0: all); for experiments.
   int64_t blocks = 0;
+  // Bytes that the calibration windows' activations may take in memory; beyond it they
+  // go to unnamed files in the job's folder. 0: no limit.
+  uint64_t calib_memory = 0;
+  // Where finished blocks are kept; without, they live in memory alone.
+  std::optional<JobOptions> job;
 
   // Weights that are not quantized have no codes to choose.
   bool LearnsWeights() const { return weights == Weights::kLearned && scheme.weight_bits < 16; }
   bool UsesGptq() const { return weights == Weights::kGptq && scheme.weight_bits < 16; }
-};
-
-struct BlockReport {
-  int64_t block = 0;
-  double loss_before = 0;  // MSE of the block's output, initial transforms
-  double loss_after = 0;   // the same after training
-  double seconds = 0;
-};
-
-struct QuantizeReport {
-  std::vector<BlockReport> blocks;
-  double self_test_error = 0;  // folded, quantizers off: largest relative output error
-  double calibration_seconds = 0;
-  double total_seconds = 0;
 };
 
 // The registered methods, in display order.
@@ -87,11 +84,19 @@ std::vector<std::string> PresetNames();
 // quantize.unknown_preset.
 void ApplyPreset(const std::string& name, QuantizeOptions* options);
 
-// Quantizes in memory; WritePackedModel writes the result. Prints progress and
-// the self-test. report may be null. Errors: quantize.unknown_method,
-// quantize.needs_calibration, quantize.bad_option, quantize.bad_device,
-// quantize.self_test (folding changed the network: nothing must be written),
-// calibration.diverged, gptq.singular, transforms.* for a bad --transforms file, data.*.
+// Quantizes; WritePackedModel writes the result. Prints progress and the self-test.
+// report may be null.
+//
+// With options.job the blocks that an interrupted run of the same settings finished are
+// taken over, those of this run are kept as they are finished, and the result maps them:
+// it is valid until RemoveJob. Where several processes share the work, the first one's
+// result is the model, the others' has no blocks.
+//
+// Errors: quantize.unknown_method, quantize.needs_calibration, quantize.bad_option,
+// quantize.bad_device, quantize.needs_order (several processes, but each block needs the
+// one before), quantize.self_test (folding changed the network: nothing must be
+// written), calibration.diverged, gptq.singular, transforms.* for a bad --transforms
+// file, data.*, job.* (job_directory.h).
 PackedModel Quantize(const SourceModel& model, const QuantizeOptions& options,
                      QuantizeReport* report);
 
@@ -99,5 +104,12 @@ PackedModel Quantize(const SourceModel& model, const QuantizeOptions& options,
 // nsamples and seqlen are not looked at.
 PackedModel Quantize(const SourceModel& model, const QuantizeOptions& options,
                      const TokenWindows& calibration, QuantizeReport* report);
+
+// What decides the bytes of Quantize's result: names, as people know them ("--lr",
+// "calibration data"), and values. calibration: the windows, null without. Errors: those
+// of Quantize that show before any work.
+std::vector<std::pair<std::string, std::string>> QuantizeDecisions(const SourceModel& model,
+                                                                   const QuantizeOptions& options,
+                                                                   const TokenWindows* calibration);
 
 }  // namespace flatquant

@@ -26,17 +26,30 @@ at::Tensor EmbedTokens(const Tensor& table, const int32_t* ids, int64_t n, at::D
 }
 
 ResidualStream::ResidualStream(const SourceModel& model, const TokenWindows& windows,
-                               at::Device device)
+                               at::Device device, StreamMemory memory)
     : config_(model.config()),
+      device_(device),
+      memory_(std::move(memory)),
       rope_(MakeRopeTables(config_, windows.length, at::kFloat, device)),
-      inputs_(
-          EmbedTokens(model.Embedding(), windows.ids.data(), windows.count * windows.length, device)
-              .view({windows.count, windows.length, config_.hidden})) {}
+      inputs_(memory_.Allocate({windows.count, windows.length, config_.hidden}, device)) {
+  const Tensor table = model.Embedding();
+  for (int64_t i = 0; i < windows.count; ++i) {
+    inputs_.select(0, i).copy_(EmbedTokens(table, windows.window(i), windows.length, device));
+  }
+}
+
+at::Tensor ResidualStream::Batch(const at::Tensor& all, int64_t begin, int64_t count) const {
+  return all.narrow(0, begin, count).to(device_);
+}
+
+at::Tensor ResidualStream::Select(const at::Tensor& all, at::ArrayRef<int64_t> chosen) const {
+  return all.index_select(0, at::tensor(chosen).to(all.device())).to(device_);
+}
 
 void ResidualStream::RunBlock(const BlockWeights& weights, int64_t batch) {
   at::NoGradGuard no_grad;
   const BlockTensors block = FullPrecision(weights);
-  if (!outputs_.defined()) outputs_ = at::empty_like(inputs_);
+  if (!outputs_.defined()) outputs_ = memory_.Allocate(inputs_.sizes(), device_);
   maxima_ = {};
   const auto observe = [this](Site site, const at::Tensor& x) {
     at::Tensor& maxima = maxima_[static_cast<size_t>(site)];
@@ -45,7 +58,7 @@ void ResidualStream::RunBlock(const BlockWeights& weights, int64_t batch) {
   };
   for (int64_t begin = 0; begin < windows(); begin += batch) {
     const int64_t count = std::min(batch, windows() - begin);
-    const at::Tensor x = inputs_.narrow(0, begin, count);
+    const at::Tensor x = Batch(inputs_, begin, count);
     outputs_.narrow(0, begin, count)
         .copy_(BlockForward(config_, block, rope_, x, /*amp=*/false, observe));
   }
@@ -54,13 +67,18 @@ void ResidualStream::RunBlock(const BlockWeights& weights, int64_t batch) {
 void ResidualStream::RunQuantizedBlock(const BlockTensors& quantized, int64_t batch) {
   at::NoGradGuard no_grad;
   const at::Tensor from = quantized_inputs();
-  if (!quantized_.defined()) quantized_ = at::empty_like(inputs_);
+  if (!quantized_.defined()) quantized_ = memory_.Allocate(inputs_.sizes(), device_);
   for (int64_t begin = 0; begin < windows(); begin += batch) {
     const int64_t count = std::min(batch, windows() - begin);
-    const at::Tensor x = from.narrow(0, begin, count);
+    const at::Tensor x = Batch(from, begin, count);
     quantized_.narrow(0, begin, count)
         .copy_(BlockForward(config_, quantized, rope_, x, /*amp=*/false));
   }
+}
+
+at::Tensor* ResidualStream::RestoreQuantizedInputs() {
+  quantized_ = memory_.Allocate(inputs_.sizes(), device_);
+  return &quantized_;
 }
 
 void ResidualStream::Advance() { std::swap(inputs_, outputs_); }

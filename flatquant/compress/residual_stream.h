@@ -7,6 +7,7 @@
 
 #include "flatquant/compress/block_forward.h"
 #include "flatquant/compress/block_weights.h"
+#include "flatquant/compress/job/stream_memory.h"
 #include "flatquant/data/token_windows.h"
 #include "flatquant/model/source_model.h"
 
@@ -16,11 +17,13 @@ namespace flatquant::compress {
 // block, in float32. A block that is trained on what enters and leaves it here does
 // not depend on the quantized blocks before it. Where something does depend on
 // them, the windows also travel through the quantized network, beside this one.
-// Holds two copies of [windows, tokens, hidden], three with the quantized network.
+// Holds two copies of [windows, tokens, hidden], three with the quantized network: on
+// the device that computes, or wherever `memory` puts them.
 class ResidualStream {
  public:
   // Starts with the embeddings of the windows' tokens.
-  ResidualStream(const SourceModel& model, const TokenWindows& windows, at::Device device);
+  ResidualStream(const SourceModel& model, const TokenWindows& windows, at::Device device,
+                 StreamMemory memory = {});
 
   // Runs the original block over all windows, `batch` at a time: sets outputs()
   // and site_maxima().
@@ -30,22 +33,34 @@ class ResidualStream {
   // block. Before Advance; for every block or for none.
   void RunQuantizedBlock(const BlockTensors& quantized, int64_t batch);
 
+  // What an earlier run's RunQuantizedBlock calls led to, to be filled in: [windows,
+  // tokens, hidden].
+  at::Tensor* RestoreQuantizedInputs();
+
   // The block's outputs become the next one's inputs.
   void Advance();
 
   int64_t windows() const { return inputs_.size(0); }
   int64_t tokens() const { return inputs_.size(1); }
   const RopeTables& rope() const { return rope_; }
-  const at::Tensor& inputs() const { return inputs_; }    // [windows, tokens, hidden]
-  const at::Tensor& outputs() const { return outputs_; }  // the same shape
+  // [windows, tokens, hidden], where they are kept. Batch and Select bring a part of one to
+  // the device that computes.
+  const at::Tensor& inputs() const { return inputs_; }
+  const at::Tensor& outputs() const { return outputs_; }
   // What enters the block from the quantized blocks before it, if those were run.
   const at::Tensor& quantized_inputs() const { return quantized_.defined() ? quantized_ : inputs_; }
+
+  // `count` windows of `all` from window `begin`; those that `chosen` lists.
+  at::Tensor Batch(const at::Tensor& all, int64_t begin, int64_t count) const;
+  at::Tensor Select(const at::Tensor& all, at::ArrayRef<int64_t> chosen) const;
 
   // The largest magnitude of each channel of a site's activation: [width].
   const at::Tensor& site_maxima(Site site) const { return maxima_[static_cast<size_t>(site)]; }
 
  private:
   ModelConfig config_;
+  at::Device device_;
+  StreamMemory memory_;
   RopeTables rope_;
   at::Tensor inputs_;
   at::Tensor outputs_;

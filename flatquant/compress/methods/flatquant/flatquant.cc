@@ -3,6 +3,7 @@
 #include "flatquant/compress/calibration.h"
 #include "flatquant/compress/methods/flatquant/initial_parameters.h"
 #include "flatquant/compress/methods/method.h"
+#include "flatquant/compress/methods/training.h"
 
 namespace flatquant::compress {
 namespace {
@@ -23,13 +24,7 @@ class FlatQuant : public Method {
     Rng rng(task.options.seed * 0x9e3779b97f4a7c15u + static_cast<uint64_t>(task.layer));
     BlockParameters parameters = InitialParameters(task, rng);
     if (task.options.LearnsWeights()) AddWeightCorrections(task.weights, &parameters);
-    TrainingOptions training = TrainingOptionsOf(task.options);
-    training.seed = rng.Next();
-    training.amp = task.amp;
-    const TrainingResult result = TrainBlock(task.config, task.weights, task.options.scheme,
-                                             training, *task.stream, parameters, task.on_step);
-    report->loss_before = result.loss_before;
-    report->loss_after = result.loss_after;
+    Train(task, rng.Next(), parameters, report);
     return parameters;
   }
 };
