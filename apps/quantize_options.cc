@@ -84,6 +84,13 @@ void AddWeightTuning(CLI::App& command, QuantizeOptions* options) {
       .add_flag("--gptq-actorder", options->gptq_act_order,
                 "GPTQ: columns with the largest activations first")
       ->group(kGroup);
+  command
+      .add_option("--flatten-kl", options->flatten_kl,
+                  "FlattenQuant: a site that diverges further at the scheme's width takes 8 bits")
+      ->type_name("NATS")
+      ->check(CLI::Validator(CLI::NonNegativeNumber).description(""))
+      ->capture_default_str()
+      ->group(kGroup);
 }
 
 void AddCalibration(CLI::App& command, QuantizeSettings* settings) {

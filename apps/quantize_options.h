@@ -31,7 +31,8 @@ void AddPreset(CLI::App& command, QuantizeOptions* options);
 // --scheme, --lm-head, --blocks.
 void AddGrids(CLI::App& command, QuantizeSettings* settings);
 
-// How --weights gptq and learned do their work: --weight-lr, --gptq-mse, --gptq-actorder.
+// How --weights gptq and learned do their work: --weight-lr, --gptq-mse, --gptq-actorder,
+// --flatten-kl.
 void AddWeightTuning(CLI::App& command, QuantizeOptions* options);
 
 // --calib, --nsamples, --seqlen, --epochs, ..., --device.

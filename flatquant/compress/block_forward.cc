@@ -21,6 +21,10 @@ at::Tensor Transformed(const BlockTensors::SiteTensors& site, const at::Tensor& 
 
 at::Tensor QuantizedInput(const BlockTensors::SiteTensors& site, const ClipLogits& clip,
                           const at::Tensor& transformed, at::ScalarType type) {
+  if (site.columns.defined()) {
+    return site.act_bits >= 16 ? SplitChannels(transformed, site.columns)
+                               : QuantizeColumns(transformed, site.columns, type);
+  }
   if (site.act_bits >= 16) return transformed;
   return FakeQuantActivation(transformed, clip.max, clip.min, site.act_bits, type);
 }

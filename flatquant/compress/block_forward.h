@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "flatquant/compress/block_weights.h"
+#include "flatquant/compress/columns.h"
 #include "flatquant/model/config.h"
 #include "flatquant/model/network.h"
 
@@ -24,8 +25,9 @@ struct ClipLogits {
 // bits), training, the folded block of the self-test, and packed models.
 struct BlockTensors {
   struct SiteTensors {
-    at::Tensor left;   // [L, L] or undefined
-    at::Tensor right;  // [R, R] or undefined
+    at::Tensor left;    // [L, L] or undefined
+    at::Tensor right;   // [R, R] or undefined
+    ColumnMap columns;  // a flattened site: instead of matrices and clips
     int act_bits = 16;
     std::vector<ClipLogits> clips = {ClipLogits{}};  // one, or one per linear of the site
   };

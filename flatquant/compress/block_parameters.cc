@@ -20,6 +20,16 @@ void Append(const InvertibleMatrix& matrix, std::vector<at::Tensor>* out) {
 
 }  // namespace
 
+int BlockParameters::act_bits(Site which, const Scheme& scheme) const {
+  const SiteFlattening& flattening = site(which).flattening;
+  return flattening.defined() ? flattening.bits : scheme.act_bits;
+}
+
+int BlockParameters::weight_bits(Linear which, const Scheme& scheme) const {
+  const SiteFlattening& flattening = site(SiteOf(which)).flattening;
+  return flattening.defined() ? flattening.bits : scheme.weight_bits;
+}
+
 std::vector<at::Tensor> BlockParameters::TransformTensors() const {
   std::vector<at::Tensor> tensors;
   for (const SiteParameters& site : sites) {

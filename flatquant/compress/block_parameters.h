@@ -10,8 +10,24 @@
 #include "flatquant/compress/block_weights.h"
 #include "flatquant/compress/quantize.h"
 #include "flatquant/compress/transform.h"
+#include "flatquant/packed/scheme.h"
 
 namespace flatquant::compress {
+
+// A site with one constant step for its activation and one for each weight, whose wide
+// channels have several columns. The widths override the scheme's.
+struct SiteFlattening {
+  int bits = 4;             // of the activation and the weights
+  float act_scale = 1;      // s, see ColumnMap
+  at::Tensor channel;       // int64 [columns], see ColumnMap; undefined: not flattened
+  at::Tensor piece;         // int64 [columns], of the activation
+  at::Tensor weight_piece;  // int64 [columns], of the weights
+  // int64 [width]: pieces of each channel in the weights.
+  at::Tensor weight_pieces;
+  std::vector<float> weight_scales;  // of the site's linears, in LinearsOf order
+
+  bool defined() const { return channel.defined(); }
+};
 
 // Everything that a method chooses for one block; what is left at its default
 // changes nothing. Tensors are float32 and may require gradients.
@@ -26,6 +42,9 @@ struct BlockParameters {
     at::Tensor diagonal;
     // Shared by the linears of the site, or one per linear.
     std::vector<ClipLogits> act_clips = {ClipLogits{}};
+    // Instead of matrices and clips; not together with the corrections
+    // of learned weights.
+    SiteFlattening flattening;
   };
 
   std::array<SiteParameters, 4> sites;     // indexed by Site
@@ -42,6 +61,10 @@ struct BlockParameters {
 
   SiteParameters& site(Site which) { return sites[static_cast<size_t>(which)]; }
   const SiteParameters& site(Site which) const { return sites[static_cast<size_t>(which)]; }
+
+  // The widths that a site and a linear have under a scheme.
+  int act_bits(Site which, const Scheme& scheme) const;
+  int weight_bits(Linear which, const Scheme& scheme) const;
 
   // What is trained: matrices and diagonals; clips, which learn ten times faster;
   // corrections, whose learning rate is in steps of the grid.

@@ -13,6 +13,8 @@
 #include "flatquant/compress/ops/parallel.h"
 #include "flatquant/compress/residual_stream.h"
 #include "flatquant/compress/tensor_bridge.h"
+#include "flatquant/compress/unpack.h"
+#include "flatquant/packed/flattening.h"
 #include "flatquant/packed/head.h"
 #include "flatquant/packed/nibbles.h"
 
@@ -49,7 +51,21 @@ at::Tensor Logit(float factor) {
 
 fc::ClipLogits Logits(const Clip& clip) { return {Logit(clip.max), Logit(clip.min)}; }
 
-fc::BlockTensors Unpack(const ModelConfig& config, const PackedBlock& packed) {
+fc::ColumnMap Columns(const PackedSite& site, int64_t width) {
+  const at::Tensor channels = at::arange(width, at::kLong);
+  std::vector<int64_t> channel, piece;
+  for (const ExtraColumn& column : UnpackExtraColumns(site.extra_columns)) {
+    channel.push_back(column.channel);
+    piece.push_back(column.piece);
+  }
+  return fc::MakeColumnMap(site.act_bits, site.act_scale.ToFloat()[0], width,
+                           at::cat({channels, at::tensor(channel, at::kLong)}),
+                           at::cat({at::zeros_like(channels), at::tensor(piece, at::kLong)}));
+}
+
+}  // namespace
+
+compress::BlockTensors compress::Unpack(const ModelConfig& config, const PackedBlock& packed) {
   fc::BlockTensors block;
   block.input_norm = Floats(packed.input_norm);
   block.post_attention_norm = Floats(packed.post_attention_norm);
@@ -57,7 +73,7 @@ fc::BlockTensors Unpack(const ModelConfig& config, const PackedBlock& packed) {
   block.k_norm = Floats(packed.k_norm);
   for (const Linear which : kLinears) {
     const size_t i = static_cast<size_t>(which);
-    block.weights[i] = Dequantize(packed.linear(which), ShapeOf(config, which));
+    block.weights[i] = Dequantize(packed.linear(which), StoredShape(config, packed, which));
     block.biases[i] = Floats(packed.linear(which).bias);
   }
   for (const Site which : kSites) {
@@ -66,6 +82,7 @@ fc::BlockTensors Unpack(const ModelConfig& config, const PackedBlock& packed) {
     to.left = Floats(from.left);
     to.right = Floats(from.right);
     to.act_bits = from.act_bits;
+    if (from.is_flattened()) to.columns = Columns(from, SiteWidth(config, which));
     to.clips.clear();
     for (const Clip& clip : from.clips) to.clips.push_back(Logits(clip));
   }
@@ -77,6 +94,8 @@ fc::BlockTensors Unpack(const ModelConfig& config, const PackedBlock& packed) {
   block.v_clip = Logits(packed.cache.v_clip);
   return block;
 }
+
+namespace {
 
 // NLL of the `tokens` that follow each row of x [tokens, hidden].
 void RowNll(const at::Tensor& x, const at::Tensor& head, const int32_t* next, float* nll) {
@@ -115,7 +134,7 @@ std::vector<float> FakeQuantTokenNll(const PackedModel& model, const TokenWindow
     at::Tensor x = fc::EmbedTokens(embedding, windows.window(first), count * windows.length, kCpu)
                        .view({count, windows.length, config.hidden});
     for (const PackedBlock& packed : model.blocks) {
-      const fc::BlockTensors block = Unpack(config, packed);
+      const fc::BlockTensors block = fc::Unpack(config, packed);
       for (int64_t i = 0; i < count; ++i) {
         at::Tensor window = x.narrow(0, i, 1);
         window.copy_(fc::BlockForward(config, block, rope, window, /*amp=*/false));

@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
 #include <vector>
@@ -10,6 +11,7 @@
 #include "flatquant/compress/ops/fake_quant.h"
 #include "flatquant/compress/ops/kron.h"
 #include "flatquant/compress/tensor_bridge.h"
+#include "flatquant/packed/flattening.h"
 #include "flatquant/packed/nibbles.h"
 
 namespace flatquant::compress {
@@ -54,6 +56,17 @@ PackedLinear PackLinear(const QuantizedWeight& weight) {
   return packed;
 }
 
+void PackColumns(const ColumnMap& columns, PackedSite* site) {
+  site->act_scale = Tensor::Floats({1}, {columns.scale});
+  const auto channel = columns.channel.accessor<int64_t, 1>();
+  const auto piece = columns.piece.accessor<int64_t, 1>();
+  std::vector<ExtraColumn> extra;
+  for (int64_t c = columns.width; c < columns.channel.size(0); ++c) {
+    extra.push_back({static_cast<int32_t>(channel[c]), static_cast<int32_t>(piece[c])});
+  }
+  site->extra_columns = PackExtraColumns(extra);
+}
+
 // The step is a constant of the gradient: a correction moves codes, and the scale
 // follows from the corrected weight.
 at::Tensor Corrected(const at::Tensor& weight, const at::Tensor& correction, int bits) {
@@ -72,7 +85,7 @@ Clip Factors(const ClipLogits& clip) { return {Factor(clip.max), Factor(clip.min
 BlockTensors WithActivationGrids(BlockTensors folded, const BlockParameters& parameters,
                                  const Scheme& scheme) {
   for (const Site site : kSites) {
-    folded.site(site).act_bits = scheme.act_bits;
+    folded.site(site).act_bits = parameters.act_bits(site, scheme);
     folded.site(site).clips = parameters.site(site).act_clips;
   }
   folded.k_bits = scheme.k_bits;
@@ -80,6 +93,21 @@ BlockTensors WithActivationGrids(BlockTensors folded, const BlockParameters& par
   folded.k_clip = parameters.k_clip;
   folded.v_clip = parameters.v_clip;
   return folded;
+}
+
+// Cuts the weights of a flattened site, which is folded otherwise, into its columns.
+void Flatten(Site site, const SiteFlattening& flattening, BlockTensors* block) {
+  const at::Tensor& any = block->weights[static_cast<size_t>(LinearsOf(site)[0])];
+  block->site(site).columns = MakeColumnMap(flattening.bits, flattening.act_scale, any.size(1),
+                                            flattening.channel, flattening.piece);
+  size_t index = 0;
+  for (const Linear which : LinearsOf(site)) {
+    at::Tensor& weight = block->weights[static_cast<size_t>(which)];
+    const double threshold =
+        static_cast<double>(flattening.weight_scales.at(index++)) * LargestCode(flattening.bits);
+    weight = SplitWeight(weight, flattening.channel, flattening.weight_piece,
+                         flattening.weight_pieces, threshold);
+  }
 }
 
 }  // namespace
@@ -139,6 +167,11 @@ BlockTensors Fold(const ModelConfig& config, const BlockWeights& weights,
       if (bias.defined()) bias = bias * diagonal;
     }
   }
+  // Last, because the diagonal of a later site may lie in the rows of these weights.
+  for (const Site site : kSites) {
+    const SiteFlattening& flattening = parameters.site(site).flattening;
+    if (flattening.defined()) Flatten(site, flattening, &block);
+  }
   return block;
 }
 
@@ -146,6 +179,7 @@ BlockTensors Quantized(BlockTensors folded, const BlockParameters& parameters, c
                        at::ScalarType weight_type) {
   if (scheme.weight_bits < 16) {
     for (size_t i = 0; i < kLinears.size(); ++i) {
+      FLATQUANT_CHECK(!parameters.site(SiteOf(kLinears[i])).flattening.defined());
       const ClipLogits& clip = parameters.weight_clips[i];
       const at::Tensor weight =
           Corrected(folded.weights[i], parameters.weight_corrections[i], scheme.weight_bits);
@@ -156,14 +190,31 @@ BlockTensors Quantized(BlockTensors folded, const BlockParameters& parameters, c
   return WithActivationGrids(std::move(folded), parameters, scheme);
 }
 
+WeightGrid WeightGridOf(const at::Tensor& weight, const BlockParameters& parameters, Linear which,
+                        const Scheme& scheme) {
+  const size_t i = static_cast<size_t>(which);
+  const SiteFlattening& flattening = parameters.site(SiteOf(which)).flattening;
+  if (!flattening.defined()) {
+    return MakeWeightGrid(weight, parameters.weight_clips[i], scheme.weight_bits);
+  }
+  const auto linears = LinearsOf(SiteOf(which));
+  const auto index = std::find(linears.begin(), linears.end(), which) - linears.begin();
+  const float scale = flattening.weight_scales.at(static_cast<size_t>(index));
+  WeightGrid grid;
+  grid.bits = flattening.bits;
+  grid.scale = at::full({weight.size(0), 1}, scale, weight.options().dtype(at::kFloat));
+  grid.high = grid.scale.to(weight.scalar_type()) * LargestCode(grid.bits);
+  grid.low = -grid.high;
+  return grid;
+}
+
 QuantizedWeights RoundWeights(const BlockTensors& folded, const BlockParameters& parameters,
                               const Scheme& scheme) {
   QuantizedWeights quantized;
   for (size_t i = 0; i < kLinears.size(); ++i) {
     const at::Tensor weight =
         Corrected(folded.weights[i], parameters.weight_corrections[i], scheme.weight_bits);
-    quantized[i] = RoundToNearest(
-        weight, MakeWeightGrid(weight, parameters.weight_clips[i], scheme.weight_bits));
+    quantized[i] = RoundToNearest(weight, WeightGridOf(weight, parameters, kLinears[i], scheme));
   }
   return quantized;
 }
@@ -213,8 +264,10 @@ PackedBlock PackBlock(const BlockTensors& folded, const BlockWeights& weights,
     PackedSite& site = packed.site(which);
     site.left = PackFloats(folded.site(which).left);
     site.right = PackFloats(folded.site(which).right);
-    site.act_bits = scheme.act_bits;
+    site.act_bits = parameters.act_bits(which, scheme);
     site.clips.clear();
+    const ColumnMap& columns = folded.site(which).columns;
+    if (columns.defined()) PackColumns(columns, &site);
     for (const ClipLogits& clip : parameters.site(which).act_clips) {
       site.clips.push_back(Factors(clip));
     }

@@ -23,6 +23,11 @@ BlockTensors Fold(const ModelConfig& config, const BlockWeights& weights,
 BlockTensors Quantized(BlockTensors folded, const BlockParameters& parameters, const Scheme& scheme,
                        at::ScalarType weight_type = at::kFloat);
 
+// The grid of a linear's folded weight: one step per row from its range, or at a
+// flattened site the one step of the whole weight.
+WeightGrid WeightGridOf(const at::Tensor& weight, const BlockParameters& parameters, Linear which,
+                        const Scheme& scheme);
+
 // A block's weights on their grids, indexed by Linear.
 using QuantizedWeights = std::array<QuantizedWeight, 7>;
 

@@ -29,7 +29,8 @@ std::vector<at::Tensor> SiteHessians(const ModelConfig& config, const BlockTenso
   };
   for (int64_t begin = 0; begin < stream.windows(); begin += batch) {
     const int64_t count = std::min(batch, stream.windows() - begin);
-    BlockForward(config, block, stream.rope(), stream.quantized_inputs().narrow(0, begin, count),
+    BlockForward(config, block, stream.rope(),
+                 stream.Batch(stream.quantized_inputs(), begin, count),
                  /*amp=*/false, observe);
   }
   return hessians;
@@ -51,8 +52,9 @@ QuantizedWeights GptqBlock(const ModelConfig& config, const BlockTensors& folded
     for (size_t i = 0; i < linears.size(); ++i) {
       const size_t which = static_cast<size_t>(linears[i]);
       const at::Tensor& weight = folded.weights[which];
-      WeightGrid grid = MakeWeightGrid(weight, parameters.weight_clips[which], scheme.weight_bits);
-      if (options.mse) grid = ShrinkToLeastError(weight, grid);
+      WeightGrid grid = WeightGridOf(weight, parameters, linears[i], scheme);
+      if (options.mse && !parameters.site(site).flattening.defined())
+        grid = ShrinkToLeastError(weight, grid);
       quantized[which] = Gptq(weight, grid, hessians[hessians.size() == 1 ? 0 : i], options.gptq,
                               where + ", " + std::string(LinearName(linears[i])));
       block.weights[which] = quantized[which].Values();

@@ -9,7 +9,8 @@ namespace flatquant::compress {
 
 struct GptqBlockOptions {
   GptqOptions gptq;
-  bool mse = false;   // search each row's clip, see ShrinkToLeastError
+  bool mse =
+      false;  // search each row's clip, see ShrinkToLeastError; not where one step serves all rows
   int64_t batch = 4;  // windows at a time
 };
 
