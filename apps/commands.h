@@ -12,6 +12,7 @@ using Work = std::function<void()>;
 // work, which throws Error and anything else that main() turns into one line.
 Work SetUpQuantize(CLI::App& command);
 Work SetUpEval(CLI::App& command);
+Work SetUpFlatness(CLI::App& command);
 Work SetUpReport(CLI::App& command);
 Work SetUpGenerate(CLI::App& command);
 Work SetUpTokenize(CLI::App& command);

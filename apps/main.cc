@@ -25,6 +25,7 @@ struct Entry {
 constexpr Entry kEntries[] = {
     {"quantize", "Make a 4-bit model out of a Hugging Face one", SetUpQuantize},
     {"eval", "Measure a model: perplexity, tasks, divergence from its base", SetUpEval},
+    {"flatness", "Show how flat methods make channels, and how errors grow", SetUpFlatness},
     {"report", "Show on one page what is known of a packed model", SetUpReport},
     {"generate", "Continue a text", SetUpGenerate},
     {"tokenize", "Turn text into token ids", SetUpTokenize},

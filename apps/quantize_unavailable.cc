@@ -1,20 +1,28 @@
-// flatquant quantize in a build without the compression half: the sibling of
-// quantize.cc, which says what to do.
+// The commands that need the compression half, in a build without it: the sibling of
+// quantize.cc and flatness.cc, which says what to do.
 
 #include <CLI/CLI.hpp>
+#include <string>
 
 #include "apps/commands.h"
 #include "flatquant/base/error.h"
 
 namespace flatquant {
+namespace {
 
-Work SetUpQuantize(CLI::App& command) {
+Work Unavailable(CLI::App& command) {
   command.allow_extras();
   command.footer("This build can run models but not make them: it has no LibTorch.");
-  return [] {
-    throw Error("quantize.unavailable", "flatquant quantize", "this build has no compression half",
+  return [name = command.get_name()] {
+    throw Error("quantize.unavailable", "flatquant " + name, "this build has no compression half",
                 "configure with -DFLATQUANT_COMPRESS=ON, which needs LibTorch");
   };
 }
+
+}  // namespace
+
+Work SetUpQuantize(CLI::App& command) { return Unavailable(command); }
+
+Work SetUpFlatness(CLI::App& command) { return Unavailable(command); }
 
 }  // namespace flatquant

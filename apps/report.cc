@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <filesystem>
 #include <memory>
 #include <string>
@@ -40,6 +41,14 @@ ReportData::Results ReadResults(const std::string& path) {
   return {std::filesystem::path(path).filename().string(), std::move(json)};
 }
 
+// What 'quantize' left in the model's folder, unless the command line names such a file.
+void AddOwnReport(const std::string& directory, std::vector<ReportData::Results>* results) {
+  const std::filesystem::path file = std::filesystem::path(directory) / "report.json";
+  const bool named = std::any_of(results->begin(), results->end(),
+                                 [](const auto& given) { return given.json.contains("blocks"); });
+  if (!named && std::filesystem::exists(file)) results->push_back(ReadResults(file.string()));
+}
+
 // The greedy continuation of each prompt.
 std::vector<std::string> Continue(const std::string& directory, const ReportArguments& arguments) {
   const auto tokenizer = Tokenizer::Open(directory);
@@ -73,6 +82,7 @@ void Run(const ReportArguments& arguments) {
   data.model = &model;
   data.plots = !arguments.no_plots;
   for (const std::string& path : arguments.results) data.results.push_back(ReadResults(path));
+  AddOwnReport(arguments.directory, &data.results);
   if (!arguments.prompts.empty()) {
     const std::vector<std::string> quantized = Continue(arguments.directory, arguments);
     std::vector<std::string> base(quantized.size());
@@ -97,7 +107,7 @@ Work SetUpReport(CLI::App& command) {
   command.add_option("-o,--out", a.out, "The page to write")->required()->type_name("FILE.html");
   command
       .add_option("--results", a.results,
-                  "What 'quantize' and 'eval' wrote with --json; may be given often")
+                  "What 'eval', 'flatness' and 'quantize' wrote with --json; may be given often")
       ->type_name("FILE")
       ->allow_extra_args(false);
   command.add_option("-p,--prompt", a.prompts, "A text to continue; may be given often")
@@ -115,10 +125,11 @@ Work SetUpReport(CLI::App& command) {
   AddPrecision(command, &a.engine.precision);
   command.footer(
       "The page needs no network and no other file, and has every figure as JSON in it.\n"
+      "OUT_DIR/report.json, which 'quantize' writes, is taken up by itself.\n"
       "\n"
       "Examples:\n"
       "  flatquant report demo-4bit -o report.html\n"
-      "  flatquant report demo-4bit -o report.html --results quantize.json --results eval.json \\\n"
+      "  flatquant report demo-4bit -o report.html --results eval.json --results flatness.json \\\n"
       "      --base models/demo-7m -p \"The history of the city\"");
   return [arguments] { Run(*arguments); };
 }
