@@ -59,6 +59,22 @@ std::string DecadeTicks(double low, double high) {
   return ticks.empty() ? ticks : "set ytics (" + ticks + ")\n";
 }
 
+// The top of a logarithmic range that begins at `low` and leaves the names, which begin
+// at a third of x, above the falling curves.
+double TopAboveNames(const LinePlot& plot, double low) {
+  double middle = low;
+  for (const PlotLine& line : plot.lines) {
+    const double y = line.y.empty() ? low : line.y[line.y.size() / 3];
+    if (std::isfinite(y)) middle = std::max(middle, y);
+  }
+  constexpr double kLine = 19.5;    // the height of a name, in pixels
+  constexpr double kAround = 80;    // what axis, ticks and labels take of the plot's
+  constexpr double kLargest = 0.8;  // more names than fit cover the curves after all
+  const double names = kLine * static_cast<double>(plot.lines.size() + 1);
+  const double share = std::min(names / (plot.size.height - kAround), kLargest);
+  return std::exp((std::log(middle) - share * std::log(low)) / (1 - share));
+}
+
 // The range of y where gnuplot's own would not do: it warns about one of no height, and
 // extends a logarithmic one to whole decades.
 std::string RangeOfY(const LinePlot& plot) {
@@ -76,8 +92,9 @@ std::string RangeOfY(const LinePlot& plot) {
   }
   if (!plot.falling || !plot.log_y || !(lowest < highest)) return {};
   constexpr double kMargin = 1.1;
-  return fmt::format("set yrange [{}:{}]\n", lowest / kMargin, highest * kMargin) +
-         DecadeTicks(lowest / kMargin, highest * kMargin);
+  const double low = lowest / kMargin;
+  const double high = std::max(highest * kMargin, TopAboveNames(plot, low));
+  return fmt::format("set yrange [{}:{}]\n", low, high) + DecadeTicks(low, high);
 }
 
 // A text inside a single-quoted gnuplot string.
