@@ -55,9 +55,7 @@ struct Cache {
 }  // namespace
 
 void RunAttention(const ModelConfig& config, const Plan& plan, ThreadPool& pool, Run* run) {
-  const CpuLimits before = MeasureLimits(pool);
-  std::vector<Result> results;
-  std::vector<double> rates;  // bytes per second; 0 where that is no limit
+  LimitedResults results(pool);
   Rng rng(1);
   for (int bits : {4, 16}) {
     for (int64_t depth : plan.depths) {
@@ -101,8 +99,8 @@ void RunAttention(const ModelConfig& config, const Plan& plan, ThreadPool& pool,
         result.spread = Deviation(values);
         result.unit = "us";
         result.bytes = (caches[0].k.bytes() + caches[0].v.bytes()) * static_cast<uint64_t>(batch);
-        rates.push_back(tokens == 1 ? static_cast<double>(result.bytes) / Median(seconds) : 0);
-        results.push_back(std::move(result));
+        const double rate = static_cast<double>(result.bytes) / Median(seconds);
+        results.Add(std::move(result), rate, tokens == 1 ? ReadBandwidth : nullptr);
       };
       for (int64_t n : plan.prompts) {
         if (n > 0) test("pp", n, 1);
@@ -110,17 +108,7 @@ void RunAttention(const ModelConfig& config, const Plan& plan, ThreadPool& pool,
       for (int64_t batch : plan.batches) test("tg", 1, batch);
     }
   }
-  const CpuLimits after = MeasureLimits(pool);
-  const Ceiling ceiling = ReadBandwidth(Larger(before, after));
-  for (size_t i = 0; i < results.size(); ++i) {
-    if (rates[i] > 0) {
-      results[i].percent_of_limit = ceiling.PercentOf(rates[i], 1);
-      results[i].limit = ceiling.name;
-    }
-    run->results.push_back(results[i]);
-  }
-  run->limits.push_back(before);
-  run->limits.push_back(after);
+  results.Finish(run);
 }
 
 }  // namespace flatquant::bench

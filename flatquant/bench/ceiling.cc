@@ -1,6 +1,7 @@
 #include "flatquant/bench/ceiling.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "flatquant/kernels/gemm_float/gemm_float.h"
 #include "flatquant/kernels/gemm_int/gemm_int.h"
@@ -38,6 +39,25 @@ CpuLimits Larger(const CpuLimits& a, const CpuLimits& b) {
     larger.*field = std::max(a.*field, b.*field);
   }
   return larger;
+}
+
+void LimitedResults::Add(Result result, double work_per_second, Ceiling (*of)(const CpuLimits&)) {
+  entries_.push_back({std::move(result), work_per_second, of});
+}
+
+void LimitedResults::Finish(Run* run) {
+  const CpuLimits after = MeasureLimits(pool_);
+  const CpuLimits limits = Larger(before_, after);
+  for (Entry& entry : entries_) {
+    if (entry.of != nullptr) {
+      const Ceiling ceiling = entry.of(limits);
+      entry.result.percent_of_limit = ceiling.PercentOf(entry.work_per_second, 1);
+      entry.result.limit = ceiling.name;
+    }
+    run->results.push_back(std::move(entry.result));
+  }
+  run->limits.push_back(before_);
+  run->limits.push_back(after);
 }
 
 std::vector<std::string> KernelsInUse() {

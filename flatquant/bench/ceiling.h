@@ -3,6 +3,8 @@
 #include <string>
 #include <vector>
 
+#include "flatquant/base/thread_pool.h"
+#include "flatquant/bench/result.h"
 #include "flatquant/kernels/limits/limits.h"
 
 namespace flatquant::bench {
@@ -26,6 +28,30 @@ Ceiling ReadBandwidth(const CpuLimits& limits);
 
 // Field by field the larger of two measurements: what the machine has shown it can do.
 CpuLimits Larger(const CpuLimits& a, const CpuLimits& b);
+
+// Results that are held against limits measured just before the first and just after
+// the last of them.
+class LimitedResults {
+ public:
+  explicit LimitedResults(ThreadPool& pool) : pool_(pool), before_(MeasureLimits(pool)) {}
+
+  // work_per_second: the result's, operations or bytes; of: which limit it has, nullptr
+  // for none.
+  void Add(Result result, double work_per_second = 0, Ceiling (*of)(const CpuLimits&) = nullptr);
+
+  // Measures again; percentages are of the larger of the two. Called once, at the end.
+  void Finish(Run* run);
+
+ private:
+  struct Entry {
+    Result result;
+    double work_per_second;
+    Ceiling (*of)(const CpuLimits&);
+  };
+  ThreadPool& pool_;
+  CpuLimits before_;
+  std::vector<Entry> entries_;
+};
 
 // "GemmInt X86AmxInt8", ...: the kernels that the dispatch takes, all operations.
 std::vector<std::string> KernelsInUse();

@@ -39,8 +39,8 @@ std::string TestName(const char* kind, int64_t tokens, int64_t depth) {
 // Sequences of equal length and contents, and what is done to them.
 class Bench {
  public:
-  Bench(const Engine& engine, const Subject& subject, const Plan& plan)
-      : engine_(engine), subject_(subject), plan_(plan) {
+  Bench(const Engine& engine, const Subject& subject, const Plan& plan, LimitedResults* results)
+      : engine_(engine), subject_(subject), plan_(plan), results_(results) {
     int64_t longest = kWarmUpSteps;
     for (int64_t n : plan.prompts) longest = std::max(longest, n);
     for (int64_t n : plan.generated) longest = std::max(longest, n + kWarmUpSteps);
@@ -56,33 +56,20 @@ class Bench {
     }
   }
 
-  void RunAll(bool one_layer, std::vector<Result>* results) {
+  void RunAll(bool one_layer) {
     for (int64_t depth : plan_.depths) {
       SetDepth(depth);
       for (int64_t n : plan_.prompts) {
-        if (n > 0) results->push_back(Prompt(n, depth, one_layer));
+        if (n > 0) Prompt(n, depth, one_layer);
       }
       for (int64_t n : plan_.generated) {
         if (n == 0) continue;
         for (int64_t batch : plan_.batches) {
-          results->push_back(Generate(one_layer ? 1 : n, batch, depth, one_layer));
+          Generate(one_layer ? 1 : n, batch, depth, one_layer);
         }
       }
     }
   }
-
-  // Called once the limits after the tests are known, too.
-  static void SetPercent(const CpuLimits& limits, bool integers, double work, Result* result) {
-    const bool is_prompt = result->test.starts_with("pp");
-    const Ceiling ceiling = !is_prompt ? ReadBandwidth(limits)
-                            : integers ? IntegerPeak(limits)
-                                       : FloatPeak(limits);
-    result->percent_of_limit = ceiling.PercentOf(work, 1);
-    result->limit = ceiling.name;
-  }
-
-  // Work per second of each result, in their order: operations or bytes.
-  const std::vector<double>& work_rates() const { return work_rates_; }
 
  private:
   void SetDepth(int64_t depth) {
@@ -142,19 +129,19 @@ class Bench {
 
   // tokens: of each repetition; work: operations or bytes of it.
   void Finish(const std::vector<double>& seconds, double tokens, double work, bool one_layer,
-              Result* result) {
+              Ceiling (*of)(const CpuLimits&), Result result) {
     std::vector<double> values;
     for (double s : seconds) {
       values.push_back(one_layer ? 1e6 * s / static_cast<double>(engine_.config().layers)
                                  : tokens / s);
     }
-    result->value = Median(values);
-    result->spread = Deviation(values);
-    result->unit = one_layer ? "us" : "tokens/s";
-    work_rates_.push_back(work / Median(seconds));
+    result.value = Median(values);
+    result.spread = Deviation(values);
+    result.unit = one_layer ? "us" : "tokens/s";
+    results_->Add(std::move(result), work / Median(seconds), of);
   }
 
-  Result Prompt(int64_t n, int64_t depth, bool one_layer) {
+  void Prompt(int64_t n, int64_t depth, bool one_layer) {
     Result result = NewResult(TestName("pp", n, depth), 1, one_layer);
     const auto prompt = std::span(tokens_).first(static_cast<size_t>(n));
     const auto body = [&] { engine_.Forward(*sequences_[0], prompt, Engine::Logits::kLast); };
@@ -163,11 +150,10 @@ class Bench {
     const std::vector<double> seconds = Time(depth, one_layer, &result, body);
     const double operations = 2.0 * static_cast<double>(LinearParameters(engine_.config()));
     Finish(seconds, static_cast<double>(n), operations * static_cast<double>(n), one_layer,
-           &result);
-    return result;
+           subject_.integers ? IntegerPeak : FloatPeak, std::move(result));
   }
 
-  Result Generate(int64_t n, int64_t batch, int64_t depth, bool one_layer) {
+  void Generate(int64_t n, int64_t batch, int64_t depth, bool one_layer) {
     Result result = NewResult(TestName("tg", n, depth), batch, one_layer);
     std::vector<BatchItem> items;
     size_t token = 0;
@@ -195,8 +181,7 @@ class Bench {
     if (one_layer) weights = static_cast<double>(engine_.block_bytes());
     const double bytes = weights + static_cast<double>(batch) * per_position * context;
     Finish(seconds, static_cast<double>(n * batch), bytes * static_cast<double>(n), one_layer,
-           &result);
-    return result;
+           ReadBandwidth, std::move(result));
   }
 
   const Engine& engine_;
@@ -204,23 +189,14 @@ class Bench {
   const Plan& plan_;
   std::vector<std::unique_ptr<Sequence>> sequences_;
   std::vector<int32_t> tokens_;
-  std::vector<double> work_rates_;
+  LimitedResults* results_;
 };
 
 void RunTests(const Engine& engine, const Subject& subject, const Plan& plan, bool one_layer,
               Run* run) {
-  const CpuLimits before = MeasureLimits(engine.pool());
-  Bench bench(engine, subject, plan);
-  std::vector<Result> results;
-  bench.RunAll(one_layer, &results);
-  const CpuLimits after = MeasureLimits(engine.pool());
-  const CpuLimits limits = Larger(before, after);
-  for (size_t i = 0; i < results.size(); ++i) {
-    Bench::SetPercent(limits, subject.integers, bench.work_rates()[i], &results[i]);
-  }
-  run->limits.push_back(before);
-  run->limits.push_back(after);
-  run->results.insert(run->results.end(), results.begin(), results.end());
+  LimitedResults results(engine.pool());
+  Bench(engine, subject, plan, &results).RunAll(one_layer);
+  results.Finish(run);
 }
 
 }  // namespace

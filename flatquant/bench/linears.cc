@@ -48,7 +48,7 @@ std::vector<std::byte> RandomBytes(size_t n, Rng& rng) {
 template <typename Weights, typename Multiply>
 void RunShape(LinearShape shape, const char* variant, const std::vector<Weights>& copies,
               const std::vector<int64_t>& all_tokens, int repetitions, const Multiply& multiply,
-              std::vector<Result>* results, std::vector<double>* rates) {
+              Ceiling (*peak)(const CpuLimits&), LimitedResults* results) {
   Rng rng(2);
   for (int64_t tokens : all_tokens) {
     Operands operands = MakeOperands(shape, tokens, rng);
@@ -70,8 +70,8 @@ void RunShape(LinearShape shape, const char* variant, const std::vector<Weights>
     result.unit = is_many ? "Gop/s" : "GB/s";
     result.bytes = copies[0].bytes();
     result.parameters = static_cast<uint64_t>(shape.rows * shape.cols);
-    rates->push_back(result.value * 1e9);
-    results->push_back(std::move(result));
+    const double rate = result.value * 1e9;
+    results->Add(std::move(result), rate, is_many ? peak : ReadBandwidth);
   }
 }
 
@@ -134,7 +134,7 @@ void MultiplyFloats(const FloatWeights& weights, int64_t tokens, Operands& opera
 }  // namespace
 
 void RunLinears(const ModelConfig& config, const Plan& plan, ThreadPool& pool, Run* run) {
-  const CpuLimits before = MeasureLimits(pool);
+  LimitedResults results(pool);
   std::vector<int64_t> tokens = plan.batches;
   for (int64_t n : plan.prompts) {
     if (n > 0) tokens.push_back(n);
@@ -144,8 +144,6 @@ void RunLinears(const ModelConfig& config, const Plan& plan, ThreadPool& pool, R
     const LinearShape shape = ShapeOf(config, which);
     shapes.emplace(shape.rows, shape.cols);
   }
-  std::vector<Result> results;
-  std::vector<double> rates;
   Rng rng(1);
   const auto with_pool = [&pool](auto multiply) {
     return [multiply, &pool](const auto& weights, int64_t m, Operands& operands) {
@@ -155,22 +153,11 @@ void RunLinears(const ModelConfig& config, const Plan& plan, ThreadPool& pool, R
   for (const auto& [rows, cols] : shapes) {
     const LinearShape shape{rows, cols};
     RunShape(shape, "w4a4", IntegerCopies(shape, rng, pool), tokens, plan.repetitions,
-             with_pool(MultiplyIntegers), &results, &rates);
+             with_pool(MultiplyIntegers), IntegerPeak, &results);
     RunShape(shape, "bf16", FloatCopies(shape, rng, pool), tokens, plan.repetitions,
-             with_pool(MultiplyFloats), &results, &rates);
+             with_pool(MultiplyFloats), FloatPeak, &results);
   }
-  const CpuLimits after = MeasureLimits(pool);
-  const CpuLimits limits = Larger(before, after);
-  for (size_t i = 0; i < results.size(); ++i) {
-    const Ceiling ceiling = results[i].unit == "GB/s"      ? ReadBandwidth(limits)
-                            : results[i].variant == "w4a4" ? IntegerPeak(limits)
-                                                           : FloatPeak(limits);
-    results[i].percent_of_limit = ceiling.PercentOf(rates[i], 1);
-    results[i].limit = ceiling.name;
-    run->results.push_back(results[i]);
-  }
-  run->limits.push_back(before);
-  run->limits.push_back(after);
+  results.Finish(run);
 }
 
 }  // namespace flatquant::bench

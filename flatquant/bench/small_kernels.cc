@@ -42,7 +42,9 @@ class KernelBench {
     run_->results.push_back(std::move(result));
   }
 
-  // As FlatQuant has it: norm or SwiGLU, Kronecker transform, 4-bit quantization.
+  // As FlatQuant has it: norm or SwiGLU, Kronecker transform, 4-bit quantization; then
+  // without the transform, and the norm or SwiGLU alone. What is beyond the last is the
+  // price of quantized activations.
   void OneSite(Site site, int64_t tokens) {
     const int64_t width = SiteWidth(config_, site);
     const bool mixes_heads = site == Site::kAttnOut;
@@ -72,6 +74,15 @@ class KernelBench {
     args.code_stride = GemmIntActStride(width);
     args.scales = scales.data();
     Add(fmt::format("{} {}x{}", SiteName(site), factors.left, factors.right), tokens,
+        [&] { KronQuantize(args, pool_); });
+    const KronTransform identity = PackKronTransform(1, nullptr, width, nullptr);
+    args.transform = &identity;
+    Add(fmt::format("{} quantize", SiteName(site)), tokens, [&] { KronQuantize(args, pool_); });
+    if (args.input.is_none()) return;
+    AlignedBuffer<float> y(x.size());
+    args.bits = 16;
+    args.y = y.data();
+    Add(fmt::format("{} {}", SiteName(site), site == Site::kMlpOut ? "swiglu" : "norm"), tokens,
         [&] { KronQuantize(args, pool_); });
   }
 
