@@ -7,12 +7,13 @@
 #include "apps/console.h"
 #include "apps/inspect_tensors.h"
 #include "flatquant/base/progress.h"
+#include "flatquant/packed/linear_compute.h"
 #include "flatquant/packed/sizes.h"
 
 namespace flatquant {
 namespace {
 
-// "16x16 (x) 16x16", "4x4 (x) I", or "none".
+// "16x16 (x) 16x16", "4x4 (x) I", "flattened", or "none".
 std::string TransformText(const Tensor& left, const Tensor& right) {
   if (!left.defined() && !right.defined()) return "none";
   const auto side = [](const Tensor& matrix) {
@@ -20,6 +21,10 @@ std::string TransformText(const Tensor& left, const Tensor& right) {
                             : std::string("I");
   };
   return side(left) + " (x) " + side(right);
+}
+
+std::string TransformText(const PackedSite& site) {
+  return site.is_flattened() ? "flattened" : TransformText(site.left, site.right);
 }
 
 std::string BitsText(int bits) { return bits == 16 ? "16 (float)" : std::to_string(bits); }
@@ -32,6 +37,12 @@ std::string WeightsText(const PackedBlock& block, Site site) {
                         packed.bias.defined() ? "+bias" : "");
   }
   return text;
+}
+
+nlohmann::ordered_json ComputeJson(const LinearCompute& compute) {
+  return {{"int4_share", compute.int4_share()},
+          {"int8_share", compute.int8_share()},
+          {"growth", compute.growth()}};
 }
 
 // The smallest and largest clip factor among blocks.
@@ -92,6 +103,8 @@ nlohmann::ordered_json SiteJson(const PackedBlock& block, Site which) {
   }
   return {{"left", ShapeJson(site.left)},
           {"right", ShapeJson(site.right)},
+          {"flattened", site.is_flattened()},
+          {"extra_columns", site.extra_columns.defined() ? site.extra_columns.shape[0] : 0},
           {"act_bits", site.act_bits},
           {"clips", std::move(clips)},
           {"weight_bits", std::move(weights)}};
@@ -136,8 +149,7 @@ std::vector<std::string> PackedLines(const PackedModel& model) {
         model, SiteName(site),
         [site](const PackedBlock& block, ClipRange* clips) {
           for (const Clip& clip : block.site(site).clips) clips->Add(clip);
-          return fmt::format("{}; a{}; {}",
-                             TransformText(block.site(site).left, block.site(site).right),
+          return fmt::format("{}; a{}; {}", TransformText(block.site(site)),
                              block.site(site).act_bits, WeightsText(block, site));
         },
         &lines);
@@ -156,6 +168,7 @@ std::vector<std::string> PackedLines(const PackedModel& model) {
   lines.push_back(fmt::format("  {:<9} weight bits {}, activation bits {}{}", "lm_head",
                               BitsText(model.head.bits), BitsText(model.head.act_bits),
                               model.lm_head.defined() ? "" : "; it is the embedding too"));
+  lines.push_back("compute  of linears: " + ComputeOf(model).Text());
   const PackedSizes sizes = SizesOf(model);
   lines.push_back(fmt::format("sizes    quantized linears {} ({:.1f}% of their bf16 bytes)",
                               FormatBytes(sizes.linear_bytes), 100 * sizes.linear_ratio()));
@@ -186,6 +199,7 @@ nlohmann::ordered_json PackedJson(const PackedModel& model) {
   return {{"scheme", model.scheme.Name()},
           {"lm_head", {{"bits", model.head.bits}, {"act_bits", model.head.act_bits}}},
           {"provenance", model.provenance},
+          {"linear_compute", ComputeJson(ComputeOf(model))},
           {"sizes",
            {{"linear_bytes", sizes.linear_bytes},
             {"bf16_linear_bytes", sizes.bf16_linear_bytes},

@@ -146,6 +146,18 @@ TEST(AgreementWithTransformsTest, FlatQuantOnTheDemoModel) {
   ExpectAgreement(testing::SourcePath("models/demo-7m"), options, DemoText(), 1024);
 }
 
+// Constant steps and channels in several columns, in 4 and in 8 bits.
+TEST(AgreementOfFlattenedSitesTest, FlattenQuantOnTheDemoModel) {
+  QuantizeOptions options;
+  options.method = "flattenquant";
+  options.scheme = Scheme::Parse("w4a4");
+  options.calib = DataSpec::Parse(
+      "jsonl:" + testing::SourcePath("models/demo-7m/selfgen-calib.jsonl").string());
+  options.nsamples = 4;
+  options.seqlen = 128;
+  ExpectAgreement(testing::SourcePath("models/demo-7m"), options, DemoText(), 1024);
+}
+
 // The original's matrices, with its activation clips per linear, at full length.
 TEST(AgreementWithTransformsTest, ImportedMatricesOnWikillama) {
   FLATQUANT_NEEDS_SHARED("models/wikillama-43m");
