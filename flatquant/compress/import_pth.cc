@@ -13,8 +13,8 @@
 #include "flatquant/base/error.h"
 #include "flatquant/checkpoint/pth_reader.h"
 #include "flatquant/compress/import_transforms.h"
+#include "flatquant/compress/original_names.h"
 #include "flatquant/compress/tensor_bridge.h"
-#include "flatquant/model/network.h"
 
 namespace flatquant::compress {
 namespace {
@@ -23,27 +23,6 @@ namespace {
 // rounded to float32 or, in some files, float16 (2^-11 per element); a Q of
 // another convention misses by about 1.
 constexpr double kInverseTolerance = 0.05;
-
-// The original's names of the parts of a block.
-constexpr std::string_view kKeyTransform = "self_attn.kcache_trans";
-constexpr std::string_view kValueTransform = "self_attn.vcache_trans";
-constexpr std::string_view kHeadTransform = "self_attn.o_trans";
-
-struct SiteNames {
-  Site site;
-  std::string_view transform;
-};
-constexpr SiteNames kKronSites[] = {{Site::kAttnIn, "self_attn.ln_trans"},
-                                    {Site::kMlpIn, "mlp.up_gate_trans"},
-                                    {Site::kMlpOut, "mlp.down_trans"}};
-
-// "self_attn.q_proj", "mlp.up_proj", ...
-std::string ModuleOf(Linear which) {
-  const std::string path = LinearPath(0, which);
-  const std::string_view prefix = "model.layers.0.";
-  FLATQUANT_CHECK(path.starts_with(prefix));
-  return path.substr(prefix.size());
-}
 
 class Importer {
  public:
