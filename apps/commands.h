@@ -12,6 +12,8 @@ using Work = std::function<void()>;
 // work, which throws Error and anything else that main() turns into one line.
 Work SetUpQuantize(CLI::App& command);
 Work SetUpEval(CLI::App& command);
+Work SetUpCompare(CLI::App& command);
+Work SetUpConvert(CLI::App& command);
 Work SetUpFlatness(CLI::App& command);
 Work SetUpReport(CLI::App& command);
 Work SetUpGenerate(CLI::App& command);

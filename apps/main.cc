@@ -25,6 +25,9 @@ struct Entry {
 constexpr Entry kEntries[] = {
     {"quantize", "Make a 4-bit model out of a Hugging Face one", SetUpQuantize},
     {"eval", "Measure a model: perplexity, tasks, divergence from its base", SetUpEval},
+    {"convert", "Make a packed model out of one that the original FlatQuant quantized",
+     SetUpConvert},
+    {"compare", "Measure methods side by side on one model", SetUpCompare},
     {"flatness", "Show how flat methods make channels, and how errors grow", SetUpFlatness},
     {"report", "Show on one page what is known of a packed model", SetUpReport},
     {"generate", "Continue a text", SetUpGenerate},

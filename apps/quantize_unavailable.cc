@@ -1,5 +1,5 @@
 // The commands that need the compression half, in a build without it: the sibling of
-// quantize.cc and flatness.cc, which says what to do.
+// quantize.cc, convert.cc, compare.cc and flatness.cc, which says what to do.
 
 #include <CLI/CLI.hpp>
 #include <string>
@@ -22,6 +22,10 @@ Work Unavailable(CLI::App& command) {
 }  // namespace
 
 Work SetUpQuantize(CLI::App& command) { return Unavailable(command); }
+
+Work SetUpCompare(CLI::App& command) { return Unavailable(command); }
+
+Work SetUpConvert(CLI::App& command) { return Unavailable(command); }
 
 Work SetUpFlatness(CLI::App& command) { return Unavailable(command); }
 
