@@ -162,7 +162,7 @@ TEST(Operations, RunOnAnyShape) {
   RunAttention(config, plan, pool, &run);
   EXPECT_EQ(run.results.size(), 4u);
   RunKernels(config, plan, pool, &run);
-  EXPECT_EQ(run.results.size(), 4u + 2 * 6);
+  EXPECT_EQ(run.results.size(), 4u + 2 * 13);
   ExpectSane(run);
 }
 
