@@ -41,7 +41,7 @@ struct QuantizeOptions {
   bool gptq_act_order = false;  // columns in the order of their activations' size
   // FlattenQuant: a site whose divergence at the scheme's width is above this, in nats,
   // takes 8 bits. The default: docs/quality.md.
-  double flatten_kl = 2e-3;
+  double flatten_kl = 1.5e-3;
   // What enters a block in training: the original network's activations, so that
   // blocks are independent, or those of the quantized blocks before it, so that each
   // makes up for errors of the ones before. The target is the original's output in
