@@ -20,7 +20,10 @@ struct ExtraColumn {
   int32_t channel = 0;
   int32_t piece = 0;
 
-  friend auto operator<=>(const ExtraColumn&, const ExtraColumn&) = default;
+  friend bool operator==(const ExtraColumn&, const ExtraColumn&) = default;
+  friend bool operator<(const ExtraColumn& a, const ExtraColumn& b) {
+    return a.channel != b.channel ? a.channel < b.channel : a.piece < b.piece;
+  }
 };
 
 // A channel's integer has at most 16 bits, so that all arithmetic on it is exact in
