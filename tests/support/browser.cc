@@ -27,6 +27,24 @@ std::string LinesWith(const std::string& text, const std::string& word) {
   return found;
 }
 
+// One try, in a profile of its own.
+BrowserVisit Visit(const fs::path& page) {
+  const fs::path folder = ScratchFolder();
+  const std::string base = folder.string();
+  // Root needs --no-sandbox; containers often have a tiny /dev/shm; nothing is fetched.
+  const std::string command =
+      "HOME='" + base + "' timeout 60 chromium --headless --no-sandbox --disable-gpu" +
+      " --disable-dev-shm-usage --disable-background-networking --no-first-run" +
+      " --user-data-dir='" + base + "/profile' --enable-logging=stderr --dump-dom 'file://" +
+      fs::absolute(page).string() + "' > '" + base + "/dom' 2> '" + base + "/log'";
+  BrowserVisit visit;
+  visit.opened = std::system(command.c_str()) == 0;
+  visit.dom = Contents(folder / "dom");
+  visit.log = Contents(folder / "log");
+  visit.console = LinesWith(visit.log, "CONSOLE");
+  return visit;
+}
+
 std::string FindBrowser() {
   if (std::system("command -v chromium > /dev/null 2>&1") != 0) return "needs chromium";
   const fs::path page = ScratchFolder() / "empty.html";
@@ -41,20 +59,9 @@ std::string FindBrowser() {
 }  // namespace
 
 BrowserVisit OpenInBrowser(const fs::path& page) {
-  const fs::path folder = ScratchFolder();
-  const std::string base = folder.string();
-  // Root needs --no-sandbox; containers often have a tiny /dev/shm; nothing is fetched.
-  const std::string command =
-      "HOME='" + base + "' timeout 120 chromium --headless --no-sandbox --disable-gpu" +
-      " --disable-dev-shm-usage --disable-background-networking --no-first-run" +
-      " --user-data-dir='" + base + "/profile' --enable-logging=stderr --dump-dom 'file://" +
-      fs::absolute(page).string() + "' > '" + base + "/dom' 2> '" + base + "/log'";
-  BrowserVisit visit;
-  visit.opened = std::system(command.c_str()) == 0;
-  visit.dom = Contents(folder / "dom");
-  visit.log = Contents(folder / "log");
-  visit.console = LinesWith(visit.log, "CONSOLE");
-  return visit;
+  // On a busy machine Chromium sometimes hangs as it starts.
+  const BrowserVisit first = Visit(page);
+  return first.opened ? first : Visit(page);
 }
 
 std::string WhyNoBrowser() {
