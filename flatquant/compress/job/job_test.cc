@@ -59,7 +59,9 @@ void ExpectSame(const PackedModel& a, const PackedModel& b) {
       const PackedSite& left = a.blocks[i].site(site);
       const PackedSite& right = b.blocks[i].site(site);
       EXPECT_EQ(left.left.defined(), right.left.defined());
-      if (left.left.defined()) EXPECT_TRUE(SameBytes(left.left, right.left));
+      if (left.left.defined()) {
+        EXPECT_TRUE(SameBytes(left.left, right.left));
+      }
       ASSERT_EQ(left.clips.size(), right.clips.size());
       EXPECT_EQ(left.clips[0].max, right.clips[0].max);
       EXPECT_EQ(left.act_bits, right.act_bits);
