@@ -235,7 +235,8 @@ TEST(Presets, AreNamedSetsOfOptions) {
 }
 
 TEST(MethodNames, AreTheRegistrys) {
-  EXPECT_THAT(MethodNames(), ::testing::ElementsAre("rtn", "smoothquant", "quarot", "flatquant"));
+  EXPECT_THAT(MethodNames(),
+              ::testing::ElementsAre("rtn", "smoothquant", "quarot", "flattenquant", "flatquant"));
 }
 
 }  // namespace

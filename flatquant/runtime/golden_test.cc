@@ -12,9 +12,9 @@
 #include "flatquant/checkpoint/checkpoint.h"
 #include "flatquant/checkpoint/zip_reader.h"
 #include "flatquant/runtime/block_forward.h"
-#include "flatquant/runtime/kv_cache.h"
 #include "flatquant/runtime/engine.h"
 #include "flatquant/runtime/head.h"
+#include "flatquant/runtime/kv_cache.h"
 #include "flatquant/runtime/plain_model.h"
 #include "tests/support/shared_data.h"
 
