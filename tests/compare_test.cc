@@ -93,7 +93,7 @@ TEST(Compare, MakesMeasuresAndReusesRows) {
   const Outcome again =
       Compare(out, "rtn,gptq,flatquant", {"--weights", "rtn,gptq", "--ppl", kText});
   ASSERT_EQ(again.status, 0) << again.err;
-  EXPECT_THAT(again.out, AllOf(HasSubstr("| flatquant | gptq"), HasSubstr("| jsonl |"),
+  EXPECT_THAT(again.out, AllOf(HasSubstr("| flatquant | gptq"), HasSubstr(" jsonl |"),
                                HasSubstr("+: with the transforms")));
   EXPECT_EQ(fs::last_write_time(out / "flatquant-rtn" / "config.json"), made);
   EXPECT_EQ(ReadFile(out / "flatquant-gptq.json"), record);

@@ -53,10 +53,14 @@ Tensor Filled(std::vector<int64_t> shape, double value) {
 PackedModel ModelInHalf(const ModelConfig& config) {
   const SourceModel source = SourceModel::Open(WriteTinyModel(config, 3));
   QuantizeOptions options;
-  options.method = "quarot";
-  PackedModel model = Quantize(source, options, nullptr);
+  options.method = "flatquant";  // untrained: random matrices of the original's sizes
+  options.epochs = 0;
+  PackedModel model = Quantize(source, options, RandomWindows(config, 2, 8, 1), nullptr);
   model.transforms.reset();
+  const auto factor = [](double logit) { return static_cast<float>(1 / (1 + std::exp(-logit))); };
   for (PackedBlock& block : model.blocks) {
+    block.cache.k_clip = {factor(4), factor(3)};
+    block.cache.v_clip = {factor(2), factor(5)};
     for (Tensor* tensor :
          {&block.input_norm, &block.post_attention_norm, &block.cache.k_transform}) {
       *tensor = HalfExact(*tensor);
@@ -68,9 +72,6 @@ PackedModel ModelInHalf(const ModelConfig& config) {
       site.right = HalfExact(site.right);
       site.clips.clear();
       for (size_t i = 0; i < LinearsOf(which).size(); ++i) {
-        const auto factor = [](double logit) {
-          return static_cast<float>(1 / (1 + std::exp(-logit)));
-        };
         site.clips.push_back({factor(2 + static_cast<double>(i)), factor(3)});
       }
     }
@@ -126,6 +127,12 @@ Tensors OriginalTensors(const PackedModel& model) {
       half(name + ".matrix_right_inv", block.site(site).right);
       tensors[name + ".diag_scale"] = Filled({SiteWidth(config, site)}, 1);
     }
+    const std::string k_clip = prefix + "self_attn.k_cache_quantizer.clip_factor_a_";
+    const std::string v_clip = prefix + "self_attn.v_cache_quantizer.clip_factor_a_";
+    tensors[k_clip + "max"] = Filled({1}, 4);
+    tensors[k_clip + "min"] = Filled({1}, 3);
+    tensors[v_clip + "max"] = Filled({1}, 2);
+    tensors[v_clip + "min"] = Filled({1}, 5);
     half(prefix + "self_attn.o_trans.matrix", block.site(Site::kAttnOut).left);
     half(prefix + "self_attn.o_trans.matrix_inv_t", block.site(Site::kAttnOut).left);
     half(prefix + "self_attn.kcache_trans.matrix", block.cache.k_transform);

@@ -33,7 +33,7 @@ TEST_P(SchemeTest, AgreesWithTheOracle) {
       const PackedModel model = RandomPackedModel(config, Scheme::Parse(GetParam()), seed);
       worst.push_back(WorstAgainstOracle(model, seed));
     }
-    ExpectAgreement(worst, has_grids());
+    ExpectAgreement(worst, has_grids(), AllTextsTakeSteps(Scheme::Parse(GetParam())));
   }
 }
 
