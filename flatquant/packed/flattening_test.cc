@@ -150,8 +150,9 @@ TEST(Flattening, RowsOfExtraColumns) {
       {{{1, -2147483647 - 1}}, "leaves out a piece"},
       {longest, "reaches beyond 16 bits"},
   };
-  for (const auto& [columns, says] : faults) {
-    EXPECT_THAT(ExpectError("packed.bad_value", [&] { check(columns, 8); }), HasSubstr(says));
+  for (const auto& fault : faults) {
+    EXPECT_THAT(ExpectError("packed.bad_value", [&] { check(fault.first, 8); }),
+                HasSubstr(fault.second));
   }
 }
 
