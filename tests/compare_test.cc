@@ -18,9 +18,10 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 using ::testing::AllOf;
-using testing::ChildProcess;
 using ::testing::HasSubstr;
 using ::testing::Not;
+using testing::Outcome;
+using testing::RunProgram;
 using testing::ScratchFolder;
 using testing::SourcePath;
 
@@ -28,18 +29,6 @@ const std::string kDemo = SourcePath("models/demo-7m").string();
 const std::string kText = "jsonl:" + kDemo + "/selfgen-eval.jsonl";
 
 using Arguments = std::vector<std::string>;
-
-struct Outcome {
-  int status = -1;
-  std::string out;
-  std::string err;
-};
-
-Outcome Launch(const Arguments& arguments) {
-  ChildProcess child(arguments);
-  const int status = child.Wait();
-  return {status, child.Out(), child.Err()};
-}
 
 // A command with options that make its work short, and `more`.
 Arguments WithCalibration(Arguments command, const Arguments& more) {
@@ -56,9 +45,9 @@ Arguments WithCalibration(Arguments command, const Arguments& more) {
 }
 
 Outcome Compare(const fs::path& out, const std::string& methods, const Arguments& more = {}) {
-  return Launch(WithCalibration({FLATQUANT_BINARY, "compare", kDemo, "-o", out.string(),
-                                 "--methods", methods, "--limit", "2"},
-                                more));
+  return RunProgram(WithCalibration({FLATQUANT_BINARY, "compare", kDemo, "-o", out.string(),
+                                     "--methods", methods, "--limit", "2"},
+                                    more));
 }
 
 double PerplexityOf(const json& row) { return row.at("results").at(0).at("value"); }
@@ -100,7 +89,7 @@ TEST(Compare, MakesMeasuresAndReusesRows) {
 
   // What shares its transforms is what a run of its own would have made.
   const fs::path direct = ScratchFolder() / "direct";
-  const Outcome quantized = Launch(WithCalibration(
+  const Outcome quantized = RunProgram(WithCalibration(
       {FLATQUANT_BINARY, "quantize", kDemo, "-o", direct.string(), "--weights", "gptq"}, {}));
   ASSERT_EQ(quantized.status, 0) << quantized.err;
   EXPECT_TRUE(ReadFile(direct / "model.safetensors") ==
@@ -154,7 +143,7 @@ TEST(Compare, RefusesBadInputBeforeAnyWork) {
   for (const auto& [arguments, status, error] : cases) {
     Arguments all = {FLATQUANT_BINARY, "compare", kDemo, "-o", out.string()};
     all.insert(all.end(), arguments.begin(), arguments.end());
-    const Outcome outcome = Launch(all);
+    const Outcome outcome = RunProgram(all);
     EXPECT_EQ(outcome.status, status) << outcome.err;
     EXPECT_THAT(outcome.err, HasSubstr(error));
     EXPECT_EQ(outcome.out, "");

@@ -22,25 +22,18 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 using ::testing::AllOf;
-using testing::ChildProcess;
 using ::testing::HasSubstr;
 using ::testing::Not;
+using testing::Outcome;
 using testing::ScratchFolder;
 using testing::SourcePath;
 
 const std::string kDemo = SourcePath("models/demo-7m").string();
 const std::string kCalib = "jsonl:" + kDemo + "/selfgen-calib.jsonl";
 
-struct Outcome {
-  int status;
-  std::string out, err;
-};
-
 Outcome Flatquant(std::vector<std::string> arguments) {
   arguments.insert(arguments.begin(), FLATQUANT_BINARY);
-  ChildProcess process(std::move(arguments));
-  const int status = process.Wait();
-  return {status, process.Out(), process.Err()};
+  return testing::RunProgram(std::move(arguments));
 }
 
 bool HasGnuplot() { return std::system("command -v gnuplot > /dev/null 2>&1") == 0; }

@@ -9,6 +9,7 @@
 #include <fstream>
 #include <iterator>
 #include <thread>
+#include <utility>
 
 #include "tests/support/shared_data.h"
 
@@ -82,5 +83,11 @@ void ChildProcess::Signal(int number) const {
 
 std::string ChildProcess::Out() const { return Text(folder_ / "out"); }
 std::string ChildProcess::Err() const { return Text(folder_ / "err"); }
+
+Outcome RunProgram(std::vector<std::string> arguments) {
+  ChildProcess child(std::move(arguments));
+  const int status = child.Wait();
+  return {status, child.Out(), child.Err()};
+}
 
 }  // namespace flatquant::testing

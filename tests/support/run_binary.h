@@ -39,4 +39,13 @@ class ChildProcess {
   int status_ = -1;
 };
 
+struct Outcome {
+  int status = -1;  // ChildProcess::Wait's
+  std::string out;
+  std::string err;
+};
+
+// Runs a program to its end.
+Outcome RunProgram(std::vector<std::string> arguments);
+
 }  // namespace flatquant::testing
