@@ -51,8 +51,11 @@ QuantizedWeights GptqBlock(const ModelConfig& config, const BlockTensors& folded
     const auto linears = LinearsOf(site);
     for (size_t i = 0; i < linears.size(); ++i) {
       const size_t which = static_cast<size_t>(linears[i]);
-      const at::Tensor& weight = folded.weights[which];
-      WeightGrid grid = WeightGridOf(weight, parameters, linears[i], scheme);
+      WeightGrid grid = WeightGridOf(folded.weights[which], parameters, linears[i], scheme);
+      // Learned clips cut the weights themselves, as when they were learned: GPTQ makes up
+      // for rounding alone.
+      const at::Tensor weight =
+          at::minimum(at::maximum(folded.weights[which], grid.low), grid.high);
       if (options.mse && !parameters.site(site).flattening.defined())
         grid = ShrinkToLeastError(weight, grid);
       quantized[which] = Gptq(weight, grid, hessians[hessians.size() == 1 ? 0 : i], options.gptq,
