@@ -12,6 +12,7 @@
 #include "flatquant/base/progress.h"
 #include "flatquant/compress/block_weights.h"
 #include "flatquant/compress/error_landscape.h"
+#include "flatquant/compress/export_transforms.h"
 #include "flatquant/compress/flatness.h"
 #include "flatquant/compress/fold.h"
 #include "flatquant/compress/methods/method.h"
@@ -94,8 +95,9 @@ class MethodSubject : public Subject {
     const fc::BlockTask task{plan_.config, plan_.options, layer,        weights,
                              &stream,      plan_.amp,     plan_.device, on_step};
     BlockReport losses;
-    const fc::BlockParameters parameters =
-        plan_.learned ? plan_.learned->Block(layer) : plan_.method->Choose(task, &losses);
+    // As 'quantize' folds them, so that a packed model is the same codes.
+    const fc::BlockParameters parameters = fc::AsStored(
+        plan_.learned ? plan_.learned->Block(layer) : plan_.method->Choose(task, &losses));
     at::NoGradGuard no_grad;
     const Scheme& scheme = plan_.options.scheme;
     const fc::BlockTensors folded = fc::Fold(plan_.config, weights, parameters, at::kDouble);
