@@ -7,6 +7,7 @@
 
 #include "flatquant/base/progress.h"
 #include "flatquant/model/network.h"
+#include "flatquant/packed/linear_compute.h"
 
 namespace flatquant {
 namespace {
@@ -142,12 +143,9 @@ ModelBits BitsOf(const PackedModel& model) {
     for (const Linear which : kLinears) {
       const LinearShape shape = ShapeOf(model.config, which);
       const double size = static_cast<double>(shape.rows) * static_cast<double>(shape.cols);
-      const int weight_bits = block.linear(which).bits;
-      const int act_bits = block.site(SiteOf(which)).act_bits;
       parameters += size;
-      bits.weights += size * weight_bits;
-      bits.acts += size * act_bits;
-      if (weight_bits <= 4 && act_bits <= 4) bits.int4_share += size;
+      bits.weights += size * block.linear(which).bits;
+      bits.acts += size * block.site(SiteOf(which)).act_bits;
     }
     bits.keys += block.cache.k_bits;
     bits.values += block.cache.v_bits;
@@ -155,7 +153,7 @@ ModelBits BitsOf(const PackedModel& model) {
   const double blocks = static_cast<double>(model.blocks.size());
   bits.weights /= parameters;
   bits.acts /= parameters;
-  bits.int4_share /= parameters;
+  bits.int4_share = ComputeOf(model).int4_share();
   bits.keys /= blocks;
   bits.values /= blocks;
   return bits;

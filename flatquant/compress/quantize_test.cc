@@ -10,6 +10,7 @@
 #include <string>
 
 #include "flatquant/base/error.h"
+#include "flatquant/checkpoint/crafted_files_for_test.h"
 #include "flatquant/compress/equivalence.h"
 #include "flatquant/compress/tiny_model_for_test.h"
 
@@ -20,20 +21,11 @@ namespace fs = std::filesystem;
 using compress::RandomWindows;
 using compress::TinyLlama;
 using compress::WriteTinyModel;
+using testing::ErrorName;
 
 std::string FileBytes(const fs::path& path) {
   std::ifstream file(path, std::ios::binary);
   return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-}
-
-template <typename Body>
-std::string ErrorName(const Body& body) {
-  try {
-    body();
-  } catch (const Error& error) {
-    return error.name();
-  }
-  return "";
 }
 
 QuantizeOptions ShortCalibration() {

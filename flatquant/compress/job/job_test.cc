@@ -12,6 +12,7 @@
 #include "flatquant/base/error.h"
 #include "flatquant/base/file.h"
 #include "flatquant/base/rng.h"
+#include "flatquant/checkpoint/crafted_files_for_test.h"
 #include "flatquant/compress/job/job_directory.h"
 #include "flatquant/compress/quantize.h"
 #include "flatquant/compress/tiny_model_for_test.h"
@@ -25,20 +26,11 @@ using compress::JobSettings;
 using compress::RandomWindows;
 using compress::TinyLlama;
 using compress::WriteTinyModel;
+using testing::ErrorName;
 using Resume = JobOptions::Resume;
 using ::testing::AnyOf;
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
-
-template <typename Body>
-std::string ErrorName(const Body& body) {
-  try {
-    body();
-  } catch (const Error& error) {
-    return error.name();
-  }
-  return "";
-}
 
 void Write(const fs::path& path, const std::string& bytes) {
   std::ofstream(path, std::ios::binary | std::ios::trunc) << bytes;
