@@ -111,8 +111,7 @@ class Comparison {
 
   std::vector<EvalResult> Measure(const fs::path& model, const fs::path& record) const {
     RowFile known = RowFile::Read(record);
-    evaluation_->Complete(model, record, &known);
-    return evaluation_->Results(model, known);
+    return evaluation_->Complete(model, record, &known);
   }
 
   // A row that fails leaves the others alone.

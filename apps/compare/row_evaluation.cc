@@ -61,49 +61,41 @@ uint64_t RowEvaluation::Key(uint64_t model, uint64_t data) const {
   return key.value();
 }
 
-void RowEvaluation::Complete(const fs::path& model, const fs::path& file, RowFile* known) const {
+std::vector<EvalResult> RowEvaluation::Complete(const fs::path& model, const fs::path& file,
+                                                RowFile* known) const {
   const uint64_t fingerprint = ModelFingerprint(model);
   std::unique_ptr<Engine> engine;
   const auto open = [&]() -> Engine& {
     if (engine == nullptr) engine = Engine::Open(model, engine_);
     return *engine;
   };
+  std::vector<EvalResult> results;
+  const auto take = [&](uint64_t key, const auto& measure) {
+    if (!known->results.contains(key)) {
+      known->results[key] = measure();
+      known->Write(file);
+    }
+    const std::vector<EvalResult>& taken = known->results[key];
+    results.insert(results.end(), taken.begin(), taken.end());
+  };
   const fs::path windows = fs::path(file).replace_extension(".windows");
   for (const TextWindows& text : texts_) {
     const uint64_t key = Key(fingerprint, text.Fingerprint());
-    if (known->results.contains(key)) continue;
-    PerplexityState state(windows);
-    EvalResult result = Perplexity(open(), text, &state, key);
-    result.samples.clear();
-    known->results[key] = {std::move(result)};
-    known->Write(file);
+    take(key, [&] {
+      PerplexityState state(windows);
+      EvalResult result = Perplexity(open(), text, &state, key);
+      result.samples.clear();
+      return std::vector<EvalResult>{std::move(result)};
+    });
   }
   for (size_t i = 0; i < tasks_.size(); ++i) {
-    const uint64_t key = Key(fingerprint, task_fingerprints_[i]);
-    if (known->results.contains(key)) continue;
-    EngineScorer scorer(open());
-    known->results[key] = EvaluateTask(tasks_[i], scorer);
-    known->Write(file);
+    take(Key(fingerprint, task_fingerprints_[i]), [&] {
+      EngineScorer scorer(open());
+      return EvaluateTask(tasks_[i], scorer);
+    });
   }
   std::error_code ignored;  // one that stays costs space, nothing else
   fs::remove(windows, ignored);
-}
-
-std::vector<EvalResult> RowEvaluation::Results(const fs::path& model, const RowFile& known) const {
-  const uint64_t fingerprint = ModelFingerprint(model);
-  std::vector<EvalResult> results;
-  const auto take = [&](uint64_t data) {
-    const auto found = known.results.find(Key(fingerprint, data));
-    if (found == known.results.end()) return false;
-    results.insert(results.end(), found->second.begin(), found->second.end());
-    return true;
-  };
-  for (const TextWindows& text : texts_) {
-    if (!take(text.Fingerprint())) return {};
-  }
-  for (const uint64_t task : task_fingerprints_) {
-    if (!take(task)) return {};
-  }
   for (EvalResult& average : TaskAverage(results)) results.push_back(std::move(average));
   return results;
 }

@@ -30,14 +30,11 @@ class RowEvaluation {
   RowEvaluation(const EvaluationPlan& plan, const std::filesystem::path& model,
                 const ModelConfig& config);
 
-  // Measures what `known` does not have yet and adds it; writes `known` to `file` after
-  // each text or task. Windows of an interrupted run are kept beside it.
-  void Complete(const std::filesystem::path& model, const std::filesystem::path& file,
-                RowFile* known) const;
-
-  // All results of a model in the order of the table, where `known` has them all; else
-  // nothing.
-  std::vector<EvalResult> Results(const std::filesystem::path& model, const RowFile& known) const;
+  // All results of a model in the order of the table. Measures what `known` does not have
+  // yet and adds it; writes `known` to `file` after each text or task. Windows of an
+  // interrupted run are kept beside it.
+  std::vector<EvalResult> Complete(const std::filesystem::path& model,
+                                   const std::filesystem::path& file, RowFile* known) const;
 
  private:
   uint64_t Key(uint64_t model, uint64_t data) const;
