@@ -41,6 +41,38 @@ __device__ void Load(const CudaQuantizeKvArgs& args, const Rows& rows, int64_t h
   }
 }
 
+// Over the four lanes that share a row.
+template <typename Combine>
+__device__ float AcrossRow(float x, const Combine& combine) {
+  x = combine(x, __shfl_xor_sync(~0u, x, 1));
+  return combine(x, __shfl_xor_sync(~0u, x, 2));
+}
+
+template <typename T, int kDim>
+__device__ void Norm(const void* weight, float eps, Vectors<kDim>& v) {
+  float factor[2];
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    float sum = 0;
+#pragma unroll
+    for (int j = 0; j < kDim / 8; ++j) {
+      sum += v[j][2 * h] * v[j][2 * h] + v[j][2 * h + 1] * v[j][2 * h + 1];
+    }
+    factor[h] = rsqrtf(AcrossRow(sum, [](float a, float b) { return a + b; }) / kDim + eps);
+  }
+  const T* at = static_cast<const T*>(weight) + threadIdx.x % 4 * 2;
+#pragma unroll
+  for (int j = 0; j < kDim / 8; ++j) {
+    const float2 w =
+        cuda::Element<T>::ToFloat2(__ldg(reinterpret_cast<const uint32_t*>(at + 8 * j)));
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      v[j][2 * h] *= factor[h] * w.x;
+      v[j][2 * h + 1] *= factor[h] * w.y;
+    }
+  }
+}
+
 // Pairs (i, i + kDim / 2) are in the same thread, kDim / 16 blocks of eight apart.
 template <int kDim>
 __device__ void Rotate(const CudaQuantizeKvArgs& args, const Rows& rows, Vectors<kDim>& v) {
@@ -93,13 +125,6 @@ __device__ void Transform(const void* packed, Vectors<kDim>& v) {
   }
 }
 
-// Over the four lanes that share a row.
-template <typename Combine>
-__device__ float AcrossRow(float x, const Combine& combine) {
-  x = combine(x, __shfl_xor_sync(~0u, x, 1));
-  return combine(x, __shfl_xor_sync(~0u, x, 2));
-}
-
 // Lane c of four holds byte i of four words: afterwards it holds word c, whose byte i
 // came from lane i.
 __device__ uint32_t TransposeBytes(uint32_t word) {
@@ -108,6 +133,12 @@ __device__ uint32_t TransposeBytes(uint32_t word) {
   word = __byte_perm(word, other, c % 2 == 0 ? 0x6240 : 0x3715);
   other = __shfl_xor_sync(~0u, word, 2);
   return __byte_perm(word, other, c < 2 ? 0x5410 : 0x3276);
+}
+
+// The number of a row's vector in a plane.
+__device__ int64_t VectorAt(const CudaQuantizeKvArgs& args, int64_t token, const CudaKvPlane& plane,
+                            int64_t head) {
+  return (args.slots[token] * plane.heads + head) * plane.capacity + args.positions[token];
 }
 
 template <int kDim>
@@ -148,8 +179,7 @@ __device__ void Quantize(const CudaQuantizeKvArgs& args, const Rows& rows, const
       words[q] = TransposeBytes(bytes);
     }
     if (!rows.inside[h]) continue;
-    const int64_t index = (args.slots[rows.token[h]] * plane.heads + head) * plane.capacity +
-                          args.positions[rows.token[h]];
+    const int64_t index = VectorAt(args, rows.token[h], plane, head);
     uint32_t* out = reinterpret_cast<uint32_t*>(plane.data + index * (kDim / 2));
 #pragma unroll
     for (int q = 0; q < kDim / 32; ++q) out[4 * q + c] = words[q];
@@ -157,6 +187,16 @@ __device__ void Quantize(const CudaQuantizeKvArgs& args, const Rows& rows, const
       plane.scale[index] = scale;
       plane.zero[index] = static_cast<uint8_t>(zero);
     }
+  }
+}
+
+// Row h of the warp's vectors, rounded to T.
+template <typename T, int kDim>
+__device__ void StoreRow(const Vectors<kDim>& v, int h, T* row) {
+  T* to = row + threadIdx.x % 4 * 2;
+#pragma unroll
+  for (int j = 0; j < kDim / 8; ++j) {
+    *reinterpret_cast<uint32_t*>(to + 8 * j) = cuda::Element<T>::Pack(v[j][2 * h], v[j][2 * h + 1]);
   }
 }
 
@@ -176,24 +216,25 @@ __global__ void __launch_bounds__(kWarps * 32)
   const bool is_v = head >= args.heads + args.k.heads;
   Vectors<kDim> v;
   Load<T, kDim>(args, rows, head, v);
+  const void* norm = is_q ? args.q_norm : is_v ? nullptr : args.k_norm;
+  if (norm != nullptr) Norm<T, kDim>(norm, args.norm_eps, v);
   if (!is_v && args.cos != nullptr) Rotate<kDim>(args, rows, v);
   const void* transform = is_q ? args.q_transform : is_v ? nullptr : args.k_transform;
   if (transform != nullptr) Transform<T, kDim>(transform, v);
-  if (!is_q) {
-    Quantize<kDim>(args, rows, is_v ? args.v : args.k, is_v ? args.v_clip : args.k_clip,
-                   head - args.heads - (is_v ? args.k.heads : 0), v);
+  const CudaKvPlane& plane = is_v ? args.v : args.k;
+  const int64_t kv_head = head - args.heads - (is_v ? plane.heads : 0);
+  if (!is_q && plane.bits <= 4) {
+    Quantize<kDim>(args, rows, plane, is_v ? args.v_clip : args.k_clip, kv_head, v);
     return;
   }
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     if (!rows.inside[h]) continue;
-    T* to =
-        static_cast<T*>(args.q) + (rows.token[h] * args.heads + head) * kDim + threadIdx.x % 4 * 2;
-#pragma unroll
-    for (int j = 0; j < kDim / 8; ++j) {
-      *reinterpret_cast<uint32_t*>(to + 8 * j) =
-          cuda::Element<T>::Pack(v[j][2 * h], v[j][2 * h + 1]);
-    }
+    const int64_t token = rows.token[h];
+    StoreRow<T, kDim>(
+        v, h,
+        is_q ? static_cast<T*>(args.q) + (token * args.heads + head) * kDim
+             : reinterpret_cast<T*>(plane.data) + VectorAt(args, token, plane, kv_head) * kDim);
   }
 }
 
@@ -223,7 +264,10 @@ void CudaPackHeadTransform(const float* matrix, int64_t head_dim, DType dtype, v
 }
 
 void CudaQuantizeKv(const CudaQuantizeKvArgs& args, CudaStream stream) {
-  FLATQUANT_CHECK(args.k.bits <= 4 && args.v.bits <= 4 && args.k.heads == args.v.heads);
+  for (const CudaKvPlane* plane : {&args.k, &args.v}) {
+    FLATQUANT_CHECK((plane->bits >= 2 && plane->bits <= 4) || plane->bits == 16);
+  }
+  FLATQUANT_CHECK(args.k.heads == args.v.heads);
   if (args.tokens == 0) return;
   const dim3 grid(static_cast<unsigned>(CeilDiv(args.tokens, 16 * kWarps)),
                   static_cast<unsigned>(args.heads + 2 * args.k.heads));

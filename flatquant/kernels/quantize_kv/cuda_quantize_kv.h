@@ -9,22 +9,26 @@
 namespace flatquant {
 
 // The K or the V cache of one layer on a GPU, for several sequences: each has a slot.
-// As KvPlane with 2..4 bits (nibbles, even element low), and a slot in front: the
-// vector of slot s, KV head h and position p is number (s * heads + h) * capacity + p.
-// Quantized elements stand for (q - zero) * scale.
+// As KvPlane with a slot in front: the vector of slot s, KV head h and position p is
+// number (s * heads + h) * capacity + p. With 2..4 bits elements are nibbles (even
+// element low) and stand for (q - zero) * scale; with 16 bits they are of the
+// activations' type.
 struct CudaKvPlane {
-  int bits = 4;  // 2..4
+  int bits = 4;  // 2..4, or 16
   int64_t heads = 0;
   int64_t head_dim = 0;     // 64 or 128
   int64_t capacity = 0;     // positions per slot, a multiple of 32
-  uint8_t* data = nullptr;  // [slots, heads, capacity, head_dim / 2], 16-byte aligned
-  float* scale = nullptr;   // [slots, heads, capacity], 16-byte aligned
+  uint8_t* data = nullptr;  // [slots, heads, capacity, VectorBytes()], 16-byte aligned
+  float* scale = nullptr;   // [slots, heads, capacity], 16-byte aligned; 16 bits: nullptr
   uint8_t* zero = nullptr;  // the same
+
+  bool packed() const { return bits <= 4; }
+  int64_t VectorBytes() const { return packed() ? head_dim / 2 : head_dim * 2; }
 };
 
-// What follows the q, k and v projections, in one kernel: rotary embedding of Q and K
-// (store_heads.h), the transforms of both (x P, P of [head_dim, head_dim]), and K and V into
-// the cache as quantize_kv.h says. Q, transformed, goes to `q`.
+// What follows the q, k and v projections, in one kernel: RMSNorm and rotary embedding of
+// each head of Q and K (store_heads.h), the transforms of both (x P, P of [head_dim, head_dim]),
+// and K and V into the cache as quantize_kv.h says. Q, transformed, goes to `q`.
 struct CudaQuantizeKvArgs {
   DType dtype = DType::kF16;  // of qkv and q: kF16 or kBF16
   const void* qkv = nullptr;  // [tokens, qkv_stride]: heads of Q, then K's, then V's
@@ -33,13 +37,16 @@ struct CudaQuantizeKvArgs {
   int64_t heads = 0;                   // of Q
   const int32_t* positions = nullptr;  // [tokens], below the planes' capacity
   const int32_t* slots = nullptr;      // [tokens]
-  const float* cos = nullptr;          // [positions, head_dim / 2]; nullptr: no rotation
+  const void* q_norm = nullptr;        // [head_dim] of dtype; nullptr: no norm
+  const void* k_norm = nullptr;
+  float norm_eps = 0;
+  const float* cos = nullptr;  // [positions, head_dim / 2]; nullptr: no rotation
   const float* sin = nullptr;
   const void* q_transform = nullptr;  // CudaPackHeadTransform's, or nullptr
   const void* k_transform = nullptr;
   KronClip k_clip;
   KronClip v_clip;
-  CudaKvPlane k;  // of equal heads and head_dim
+  CudaKvPlane k;  // of equal heads and head_dim; formats may differ
   CudaKvPlane v;
   void* q = nullptr;  // [tokens, heads, head_dim]
 };

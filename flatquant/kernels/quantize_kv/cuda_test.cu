@@ -14,12 +14,16 @@ using cuda_testing::Host;
 
 struct Case {
   int64_t tokens, heads, kv_heads, dim, capacity, stride;
-  int bits;
-  bool rotates, transforms;
+  int k_bits, v_bits;
+  bool rotates, transforms, norms;
   KronClip k_clip, v_clip;
   std::vector<int32_t> positions, slots;
-  std::vector<float> cos, sin, q_matrix, k_matrix;
+  std::vector<float> cos, sin, q_matrix, k_matrix, q_norm, k_norm;
 };
+
+constexpr float kNormEps = 1e-3f;
+
+int RandomBits(Rng& rng) { return rng.Below(3) == 0 ? 16 : 2 + static_cast<int>(rng.Below(3)); }
 
 Case RandomCase(Rng& rng) {
   Case c;
@@ -29,9 +33,11 @@ Case RandomCase(Rng& rng) {
   c.dim = rng.Below(2) == 0 ? 64 : 128;
   c.capacity = c.tokens + static_cast<int64_t>(rng.Below(30));
   c.stride = (c.heads + 2 * c.kv_heads) * c.dim + 2 * static_cast<int64_t>(rng.Below(3));
-  c.bits = 2 + static_cast<int>(rng.Below(3));
+  c.k_bits = RandomBits(rng);
+  c.v_bits = RandomBits(rng);
   c.rotates = rng.Below(4) != 0;
   c.transforms = rng.Below(4) != 0;
+  c.norms = rng.Below(2) != 0;
   c.k_clip = {static_cast<float>(0.7 + 0.3 * rng.Uniform()),
               static_cast<float>(0.7 + 0.3 * rng.Uniform())};
   c.v_clip = {static_cast<float>(0.7 + 0.3 * rng.Uniform()),
@@ -50,17 +56,25 @@ Case RandomCase(Rng& rng) {
       cuda_testing::RandomFloats(rng, c.dim * c.dim, 1 / std::sqrt(static_cast<double>(c.dim)));
   c.k_matrix =
       cuda_testing::RandomFloats(rng, c.dim * c.dim, 1 / std::sqrt(static_cast<double>(c.dim)));
+  c.q_norm = cuda_testing::RandomFloats(rng, c.dim);
+  c.k_norm = cuda_testing::RandomFloats(rng, c.dim);
   return c;
 }
 
-// A vector after rotation and transform, and the root of squares of its terms.
+// A vector after norm, rotation and transform, and the root of squares of its terms.
 struct Expected {
   std::vector<double> y, size;
 };
 
-Expected Apply(const Case& c, std::vector<double> x, int64_t token, bool rotates,
-               const std::vector<float>* matrix) {
+Expected Apply(const Case& c, std::vector<double> x, int64_t token, const std::vector<float>* norm,
+               bool rotates, const std::vector<float>* matrix) {
   const size_t n = x.size();
+  if (norm != nullptr) {
+    double square = 0;
+    for (const double element : x) square += element * element;
+    const double factor = 1 / std::sqrt(square / static_cast<double>(n) + kNormEps);
+    for (size_t i = 0; i < n; ++i) x[i] *= factor * (*norm)[i];
+  }
   if (rotates) {
     const std::vector<double> in = x;
     for (size_t i = 0; i < n / 2; ++i) {
@@ -85,10 +99,12 @@ Expected Apply(const Case& c, std::vector<double> x, int64_t token, bool rotates
 }
 
 struct Plane {
+  int bits;
   DeviceBuffer<uint8_t> data, zero;
   DeviceBuffer<float> scale;
-  Plane(const Case& c)
-      : data(static_cast<size_t>(2 * c.kv_heads * c.capacity * c.dim / 2)),
+  Plane(const Case& c, int bits)
+      : bits(bits),
+        data(static_cast<size_t>(2 * c.kv_heads * c.capacity * (bits == 16 ? 4 : 1) * c.dim / 2)),
         zero(static_cast<size_t>(2 * c.kv_heads * c.capacity)),
         scale(static_cast<size_t>(2 * c.kv_heads * c.capacity)) {
     data.Fill(0xff);
@@ -96,16 +112,22 @@ struct Plane {
     scale.Fill(0xff);
   }
   CudaKvPlane view(const Case& c) const {
-    return {c.bits, c.kv_heads, c.dim, c.capacity, data.get(), scale.get(), zero.get()};
+    return {bits,
+            c.kv_heads,
+            c.dim,
+            c.capacity,
+            data.get(),
+            bits == 16 ? nullptr : scale.get(),
+            bits == 16 ? nullptr : zero.get()};
   }
 };
 
 template <typename T>
 void RunCase(Rng& rng) {
   const Case c = RandomCase(rng);
-  SCOPED_TRACE(::testing::Message()
-               << c.tokens << " tokens, " << c.heads << " heads, " << c.kv_heads
-               << " KV heads, head_dim " << c.dim << ", " << c.bits << " bits");
+  SCOPED_TRACE(::testing::Message() << c.tokens << " tokens, " << c.heads << " heads, "
+                                    << c.kv_heads << " KV heads, head_dim " << c.dim << ", "
+                                    << c.k_bits << " and " << c.v_bits << " bits");
   const std::vector<T> qkv = cuda_testing::RandomElements<T>(rng, c.tokens * c.stride, 2.0);
   const DeviceBuffer<T> qkv_device(qkv);
   const DeviceBuffer<int32_t> positions(c.positions), slots(c.slots);
@@ -114,7 +136,12 @@ void RunCase(Rng& rng) {
   const DType dtype = cuda::Element<T>::kDType;
   CudaPackHeadTransform(q_matrix.get(), c.dim, dtype, q_packed.get(), nullptr);
   CudaPackHeadTransform(k_matrix.get(), c.dim, dtype, k_packed.get(), nullptr);
-  const Plane k(c), v(c);
+  std::vector<T> norms[2];
+  for (int i = 0; i < 2; ++i) {
+    for (const float x : i == 0 ? c.q_norm : c.k_norm) norms[i].push_back(Host<T>::From(x));
+  }
+  const DeviceBuffer<T> q_norm(norms[0]), k_norm(norms[1]);
+  const Plane k(c, c.k_bits), v(c, c.v_bits);
   DeviceBuffer<T> q(static_cast<size_t>(c.tokens * c.heads * c.dim));
   q.Fill(0xff);
   CudaQuantizeKvArgs args;
@@ -125,6 +152,9 @@ void RunCase(Rng& rng) {
   args.heads = c.heads;
   args.positions = positions.get();
   args.slots = slots.get();
+  args.q_norm = c.norms ? q_norm.get() : nullptr;
+  args.k_norm = c.norms ? k_norm.get() : nullptr;
+  args.norm_eps = kNormEps;
   args.cos = c.rotates ? cos.get() : nullptr;
   args.sin = sin.get();
   args.q_transform = c.transforms ? q_packed.get() : nullptr;
@@ -143,8 +173,12 @@ void RunCase(Rng& rng) {
   const Host2 host[2] = {{k.data.Download(), k.zero.Download(), k.scale.Download()},
                          {v.data.Download(), v.zero.Download(), v.scale.Download()}};
 
-  cuda_testing::Worst worst_q, worst_scale, worst_code;
-  const double top = (1 << c.bits) - 1;
+  std::vector<float> rounded[2];
+  for (int i = 0; i < 2; ++i) {
+    for (const T x : norms[i]) rounded[i].push_back(static_cast<float>(Host<T>::To(x)));
+  }
+
+  cuda_testing::Worst worst_q, worst_wide, worst_scale, worst_code;
   for (int64_t t = 0; t < c.tokens; ++t) {
     for (int64_t head = 0; head < c.heads + 2 * c.kv_heads; ++head) {
       const bool is_q = head < c.heads;
@@ -153,17 +187,18 @@ void RunCase(Rng& rng) {
       for (int64_t i = 0; i < c.dim; ++i) {
         x.push_back(Host<T>::To(qkv[static_cast<size_t>(t * c.stride + head * c.dim + i)]));
       }
-      const Expected expected = Apply(c, x, t, !is_v && c.rotates,
-                                      is_v || !c.transforms ? nullptr
-                                      : is_q                ? &c.q_matrix
-                                                            : &c.k_matrix);
+      const Expected expected =
+          Apply(c, x, t, is_v || !c.norms ? nullptr : &rounded[is_q ? 0 : 1], !is_v && c.rotates,
+                is_v || !c.transforms ? nullptr
+                : is_q                ? &c.q_matrix
+                                      : &c.k_matrix);
       // A term has roundings of its vector's and its matrix's element: ten standard
       // deviations of their sum; and a result in T one more.
       std::vector<double> tolerance;
       double most = 0, lo = 0, hi = 0;
       for (size_t i = 0; i < x.size(); ++i) {
         tolerance.push_back(Host<T>::kEpsilon * 8.2 * expected.size[i] +
-                            1e-6 * (1 + std::abs(expected.y[i])));
+                            (c.norms ? 3e-6 : 1e-6) * (1 + std::abs(expected.y[i])));
         most = std::max(most, tolerance.back());
         lo = std::min(lo, expected.y[i]);
         hi = std::max(hi, expected.y[i]);
@@ -182,6 +217,17 @@ void RunCase(Rng& rng) {
       const size_t vector = static_cast<size_t>(
           (c.slots[static_cast<size_t>(t)] * c.kv_heads + kv_head) * c.capacity +
           c.positions[static_cast<size_t>(t)]);
+      const int bits = is_v ? c.v_bits : c.k_bits;
+      if (bits == 16) {
+        const T* stored =
+            reinterpret_cast<const T*>(plane.data.data()) + vector * static_cast<size_t>(c.dim);
+        for (size_t i = 0; i < x.size(); ++i) {
+          worst_wide.Compare(Host<T>::To(stored[i]), expected.y[i],
+                             tolerance[i] + Host<T>::kEpsilon * std::abs(expected.y[i]), t, head);
+        }
+        continue;
+      }
+      const double top = (1 << bits) - 1;
       const double scale = plane.scale[vector];
       const double zero = plane.zero[vector];
       worst_scale.Compare(scale, (clip.max * hi - clip.min * lo) / top, (2 * most + 1e-5) / top, t,
@@ -196,6 +242,7 @@ void RunCase(Rng& rng) {
     }
   }
   worst_q.Check();
+  worst_wide.Check();
   worst_scale.Check();
   worst_code.Check();
 }
