@@ -1,6 +1,7 @@
 #include "flatquant/compress/equivalence.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include "flatquant/base/rng.h"
 

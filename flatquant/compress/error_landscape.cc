@@ -1,6 +1,7 @@
 #include "flatquant/compress/error_landscape.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include <algorithm>
 

@@ -1,6 +1,7 @@
 #include "flatquant/compress/fake_quant_forward.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include <algorithm>
 #include <cmath>

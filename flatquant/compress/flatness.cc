@@ -1,6 +1,7 @@
 #include "flatquant/compress/flatness.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include <vector>
 

@@ -1,6 +1,7 @@
 #include "flatquant/compress/transform.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
 
 #include "flatquant/base/error.h"

@@ -1,6 +1,7 @@
 #include "flatquant/compress/methods/flattenquant/divergence.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include <algorithm>
 
