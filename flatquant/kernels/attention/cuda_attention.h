@@ -8,7 +8,7 @@
 
 namespace flatquant {
 
-// attention.h's causal attention over packed K and V on a GPU. All pointers are device
+// attention.h's causal attention over the cache on a GPU. All pointers are device
 // memory. Calls launch on the stream and return; they neither allocate nor wait.
 struct CudaAttentionArgs {
   DType dtype = DType::kF16;  // of q and y: kF16 or kBF16
@@ -17,7 +17,7 @@ struct CudaAttentionArgs {
   int64_t tokens = 0;
   int64_t heads = 0;   // a multiple of the planes' heads
   int64_t window = 0;  // positions that a token sees, itself included; 0: all
-  float scale = 1.0f;  // usually 1 / sqrt(head_dim)
+  float scale = 1.0f;  // positive, usually 1 / sqrt(head_dim)
   CudaKvPlane k;
   CudaKvPlane v;
 };
@@ -37,10 +37,25 @@ struct CudaAttentionDecodeArgs : CudaAttentionArgs {
 int64_t CudaAttentionWorkspaceBytes(const CudaAttentionDecodeArgs& args);
 void CudaAttentionDecode(const CudaAttentionDecodeArgs& args, CudaStream stream);
 
-// Prefill: the tokens are new ones of one sequence, token t at first_position + t.
+// Some tokens of one sequence: rows [first_row, first_row + tokens) of q and y, token t of
+// them at first_position + t.
+struct CudaAttentionSegment {
+  int32_t slot = 0;
+  int32_t first_position = 0;
+  int32_t first_row = 0;
+  int32_t tokens = 0;
+};
+inline constexpr int64_t kCudaMaxSegments = 64;
+
+// Prefill: the tokens are new ones of one sequence, token t at first_position + t; or of
+// several.
 struct CudaAttentionPrefillArgs : CudaAttentionArgs {
   int64_t slot = 0;
   int64_t first_position = 0;
+  // Host memory, read before the call returns, instead of slot and first_position; rows that
+  // no segment names are left as they are.
+  const CudaAttentionSegment* segments = nullptr;
+  int64_t segment_count = 0;  // up to kCudaMaxSegments
 };
 
 void CudaAttentionPrefill(const CudaAttentionPrefillArgs& args, CudaStream stream);

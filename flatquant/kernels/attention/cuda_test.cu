@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "flatquant/kernels/attention/cuda_attention.h"
+#include "flatquant/kernels/attention/cuda_prefill.cuh"
 #include "flatquant/kernels/cuda/element.cuh"
 #include "flatquant/kernels/cuda/testing.cuh"
 
@@ -13,47 +14,75 @@ namespace {
 using cuda_testing::Host;
 using cuda_testing::RandomElements;
 
-// A cache of random codes, on the device and here.
+// A cache of random vectors, on the device and here.
+template <typename T>
 struct Plane {
+  int bits;
   int64_t heads, head_dim, capacity;
+  double magnitude;  // of elements, about
   std::vector<uint8_t> data, zero;
   std::vector<float> scale;
   DeviceBuffer<uint8_t> data_device, zero_device;
   DeviceBuffer<float> scale_device;
 
   Plane(Rng& rng, int64_t slots, int64_t heads, int64_t head_dim, int64_t capacity)
-      : heads(heads), head_dim(head_dim), capacity(capacity) {
+      : bits(rng.Below(2) == 0 ? 4 : 16), heads(heads), head_dim(head_dim), capacity(capacity) {
     const int64_t vectors = slots * heads * capacity;
-    // Scales from tiny to large, as far as half holds results: errors are relative.
-    const double magnitude = std::exp2(16 * rng.Uniform() - 12);
+    // From tiny to large, as far as half holds results: errors are relative.
+    magnitude = std::exp2(16 * rng.Uniform() - 12) / 4;
+    if (bits == 16) {
+      const std::vector<T> elements = RandomElements<T>(rng, vectors * head_dim, magnitude);
+      const uint8_t* bytes = reinterpret_cast<const uint8_t*>(elements.data());
+      data.assign(bytes, bytes + elements.size() * 2);
+      return;
+    }
     for (int64_t i = 0; i < vectors * head_dim / 2; ++i)
       data.push_back(static_cast<uint8_t>(rng.Next()));
     for (int64_t i = 0; i < vectors; ++i) {
       zero.push_back(static_cast<uint8_t>(rng.Below(16)));
-      scale.push_back(static_cast<float>(magnitude * (0.05 + 0.1 * rng.Uniform())));
+      scale.push_back(static_cast<float>(magnitude * (0.2 + 0.4 * rng.Uniform())));
     }
+  }
+  // Positions that a sequence has not reached hold no numbers.
+  void Poison(int64_t slot, int64_t from) {
+    for (int64_t head = 0; head < heads; ++head) {
+      const int64_t first = (slot * heads + head) * capacity;
+      const int64_t bytes = view().VectorBytes();
+      std::fill(data.begin() + (first + from) * bytes, data.begin() + (first + capacity) * bytes,
+                uint8_t{0xff});
+      if (bits == 16) continue;
+      std::fill(zero.begin() + first + from, zero.begin() + first + capacity, uint8_t{0xff});
+      std::fill(scale.begin() + first + from, scale.begin() + first + capacity, NAN);
+    }
+  }
+  void Upload() {
     data_device = DeviceBuffer<uint8_t>(data);
     zero_device = DeviceBuffer<uint8_t>(zero);
     scale_device = DeviceBuffer<float>(scale);
   }
   CudaKvPlane view() const {
-    return {4, heads, head_dim, capacity, data_device.get(), scale_device.get(), zero_device.get()};
+    return {bits,
+            heads,
+            head_dim,
+            capacity,
+            data_device.get(),
+            bits == 16 ? nullptr : scale_device.get(),
+            bits == 16 ? nullptr : zero_device.get()};
   }
   double At(int64_t slot, int64_t head, int64_t position, int64_t i) const {
     const size_t vector = static_cast<size_t>((slot * heads + head) * capacity + position);
-    const uint8_t byte =
-        data[vector * static_cast<size_t>(head_dim / 2) + static_cast<size_t>(i / 2)];
+    const size_t element = vector * static_cast<size_t>(head_dim) + static_cast<size_t>(i);
+    if (bits == 16) return Host<T>::To(reinterpret_cast<const T*>(data.data())[element]);
+    const uint8_t byte = data[element / 2];
     return ((i % 2 == 0 ? byte & 15 : byte >> 4) - zero[vector]) * double{scale[vector]};
-  }
-  double Scale(int64_t slot, int64_t head) const {
-    return scale[static_cast<size_t>((slot * heads + head) * capacity)];
   }
 };
 
 // One query against positions [begin, end): the output and, beside it, sum_j p_j |v_j|.
 template <typename T>
-void Compare(const T* q, const T* y, const Plane& k, const Plane& v, int64_t slot, int64_t head,
-             int64_t begin, int64_t end, double scale, int64_t index, cuda_testing::Worst& worst) {
+void Compare(const T* q, const T* y, const Plane<T>& k, const Plane<T>& v, int64_t slot,
+             int64_t head, int64_t begin, int64_t end, double scale, int64_t index,
+             cuda_testing::Worst& worst) {
   const int64_t n = k.head_dim;
   std::vector<double> weight;
   double top = -INFINITY;
@@ -71,17 +100,22 @@ void Compare(const T* q, const T* y, const Plane& k, const Plane& v, int64_t slo
   }
   double sum = 0;
   for (double& w : weight) sum += w = std::exp(w - top);
+  // What weights are rounded to: bfloat16 with V's scales, or T, whose least number is an
+  // absolute error where it is half.
+  const double rounding = v.bits == 16 ? Host<T>::kEpsilon : 0x1p-8;
   for (int64_t i = 0; i < n; ++i) {
-    double expected = 0, absolute = 0;
+    double expected = 0, absolute = 0, plain = 0;
     for (int64_t j = begin; j < end; ++j) {
-      const double term = weight[static_cast<size_t>(j - begin)] / sum * v.At(slot, head, j, i);
+      const double value = v.At(slot, head, j, i);
+      const double term = weight[static_cast<size_t>(j - begin)] / sum * value;
       expected += term;
       absolute += std::abs(term);
+      plain += std::abs(value) / sum;
     }
-    // Weights times scales are rounded to bfloat16, scores computed in float (a tensor
-    // core's sum keeps at least 2^-22 of its terms), the result rounded to T.
-    const double tolerance =
-        (0x1p-8 + 4 * 0x1p-22 * size) * absolute + Host<T>::kEpsilon * std::abs(expected) + 1e-7;
+    // Beside the weights' rounding: scores computed in float (a tensor core's sum keeps at
+    // least 2^-22 of its terms), the result rounded to T.
+    const double tolerance = (rounding + 4 * 0x1p-22 * size) * absolute + 0x1p-25 * plain +
+                             Host<T>::kEpsilon * std::abs(expected) + 1e-7;
     worst.Compare(Host<T>::To(y[i]), expected, tolerance, index, i);
   }
 }
@@ -111,13 +145,17 @@ void RunDecode(Rng& rng) {
   SCOPED_TRACE(::testing::Message() << tokens << " tokens, " << heads << " heads, "
                                     << sizes.kv_heads << " KV heads, head_dim " << sizes.head_dim
                                     << ", capacity " << capacity << ", window " << sizes.window);
-  const Plane k(rng, slots_total, sizes.kv_heads, sizes.head_dim, capacity);
-  const Plane v(rng, slots_total, sizes.kv_heads, sizes.head_dim, capacity);
+  Plane<T> k(rng, slots_total, sizes.kv_heads, sizes.head_dim, capacity);
+  Plane<T> v(rng, slots_total, sizes.kv_heads, sizes.head_dim, capacity);
   std::vector<int32_t> slots, lengths;
   for (int64_t i = 0; i < tokens; ++i) {
-    slots.push_back(static_cast<int32_t>((i * 2 + 1) % slots_total));
+    slots.push_back(static_cast<int32_t>(tokens - i));
     lengths.push_back(static_cast<int32_t>(1 + rng.Below(static_cast<uint64_t>(capacity))));
+    k.Poison(slots.back(), lengths.back());
+    v.Poison(slots.back(), lengths.back());
   }
+  k.Upload();
+  v.Upload();
   const std::vector<T> q = RandomElements<T>(rng, tokens * heads * sizes.head_dim);
   const DeviceBuffer<T> q_device(q);
   DeviceBuffer<T> y(q.size());
@@ -131,7 +169,7 @@ void RunDecode(Rng& rng) {
   args.heads = heads;
   args.window = sizes.window;
   args.scale =
-      static_cast<float>(0.3 / std::sqrt(static_cast<double>(sizes.head_dim)) / k.Scale(0, 0) / 4);
+      static_cast<float>(0.3 / std::sqrt(static_cast<double>(sizes.head_dim)) / k.magnitude);
   args.k = k.view();
   args.v = v.view();
   args.slots = slots_device.get();
@@ -154,19 +192,45 @@ void RunDecode(Rng& rng) {
   worst.Check();
 }
 
+using PrefillKernel = void (*)(const CudaAttentionPrefillArgs&, CudaStream);
+
+// One sequence, or several in one launch, whose rows lie apart and in any order.
 template <typename T>
-void RunPrefill(Rng& rng) {
+void RunPrefill(Rng& rng, PrefillKernel kernel) {
   const Sizes sizes = RandomSizes(rng);
   const int64_t heads = sizes.kv_heads * sizes.group;
-  const int64_t tokens = cuda_testing::RandomSize(rng, 200);
-  const int64_t first = rng.Below(2) == 0 ? 0 : static_cast<int64_t>(rng.Below(200));
-  const int64_t capacity = RoundUpTo(first + tokens, 32);
-  SCOPED_TRACE(::testing::Message() << tokens << " tokens from " << first << ", " << heads
-                                    << " heads, " << sizes.kv_heads << " KV heads, head_dim "
-                                    << sizes.head_dim << ", window " << sizes.window);
-  const Plane k(rng, 2, sizes.kv_heads, sizes.head_dim, capacity);
-  const Plane v(rng, 2, sizes.kv_heads, sizes.head_dim, capacity);
-  const std::vector<T> q = RandomElements<T>(rng, tokens * heads * sizes.head_dim);
+  const int64_t count = rng.Below(2) == 0 ? 1 : 1 + static_cast<int64_t>(rng.Below(5));
+  const bool segmented = count > 1 || rng.Below(2) == 0;
+  std::vector<CudaAttentionSegment> segments;
+  int64_t rows = 0, capacity = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    CudaAttentionSegment segment;
+    segment.slot = static_cast<int32_t>(count - i);
+    segment.first_position = rng.Below(2) == 0 ? 0 : static_cast<int32_t>(rng.Below(300));
+    segment.tokens = static_cast<int32_t>(cuda_testing::RandomSize(rng, 400));
+    if (segmented && rng.Below(8) == 0) segment.tokens = 0;
+    segment.first_row = static_cast<int32_t>(rows);
+    rows += segment.tokens + (segmented ? static_cast<int64_t>(rng.Below(3)) : 0);
+    capacity = std::max<int64_t>(capacity, segment.first_position + segment.tokens);
+    segments.push_back(segment);
+  }
+  std::reverse(segments.begin(), segments.end());
+  capacity = RoundUpTo(capacity + 1, 32);
+  SCOPED_TRACE(::testing::Message()
+               << count << " segments, the first of " << segments[0].tokens << " tokens from "
+               << segments[0].first_position << ", " << heads << " heads, " << sizes.kv_heads
+               << " KV heads, head_dim " << sizes.head_dim << ", window " << sizes.window);
+  Plane<T> k(rng, count + 1, sizes.kv_heads, sizes.head_dim, capacity);
+  Plane<T> v(rng, count + 1, sizes.kv_heads, sizes.head_dim, capacity);
+  k.Poison(0, 0);
+  v.Poison(0, 0);
+  for (const CudaAttentionSegment& segment : segments) {
+    k.Poison(segment.slot, segment.first_position + segment.tokens);
+    v.Poison(segment.slot, segment.first_position + segment.tokens);
+  }
+  k.Upload();
+  v.Upload();
+  const std::vector<T> q = RandomElements<T>(rng, rows * heads * sizes.head_dim);
   const DeviceBuffer<T> q_device(q);
   DeviceBuffer<T> y(q.size());
   y.Fill(0xff);
@@ -174,44 +238,71 @@ void RunPrefill(Rng& rng) {
   args.dtype = cuda::Element<T>::kDType;
   args.q = q_device.get();
   args.y = y.get();
-  args.tokens = tokens;
+  args.tokens = rows;
   args.heads = heads;
   args.window = sizes.window;
   args.scale =
-      static_cast<float>(0.3 / std::sqrt(static_cast<double>(sizes.head_dim)) / k.Scale(0, 0) / 4);
+      static_cast<float>(0.3 / std::sqrt(static_cast<double>(sizes.head_dim)) / k.magnitude);
   args.k = k.view();
   args.v = v.view();
-  args.slot = 1;
-  args.first_position = first;
-  CudaAttentionPrefill(args, nullptr);
+  args.slot = segments[0].slot;
+  args.first_position = segments[0].first_position;
+  if (segmented) {
+    args.segments = segments.data();
+    args.segment_count = count;
+  }
+  kernel(args, nullptr);
   const std::vector<T> out = y.Download();
   cuda_testing::Worst worst;
-  // The reference is slow: some tokens of every block of heads.
-  const int64_t stride = std::max<int64_t>(1, tokens * heads / 60);
-  for (int64_t i = static_cast<int64_t>(rng.Below(static_cast<uint64_t>(stride)));
-       i < tokens * heads; i += stride) {
-    const int64_t end = first + i / heads + 1;
-    const int64_t begin = sizes.window > 0 ? std::max<int64_t>(0, end - sizes.window) : 0;
-    const size_t at = static_cast<size_t>(i * sizes.head_dim);
-    Compare<T>(&q[at], &out[at], k, v, 1, i % heads / sizes.group, begin, end, args.scale, i,
-               worst);
+  std::vector<char> named(static_cast<size_t>(rows), 0);
+  for (const CudaAttentionSegment& segment : segments) {
+    for (int64_t i = 0; i < segment.tokens; ++i)
+      named[static_cast<size_t>(segment.first_row + i)] = 1;
+    // The reference is slow: some tokens of every block of heads.
+    const int64_t vectors = segment.tokens * heads;
+    const int64_t stride = std::max<int64_t>(1, vectors / 60);
+    for (int64_t i = static_cast<int64_t>(rng.Below(static_cast<uint64_t>(stride))); i < vectors;
+         i += stride) {
+      const int64_t end = segment.first_position + i / heads + 1;
+      const int64_t begin = sizes.window > 0 ? std::max<int64_t>(0, end - sizes.window) : 0;
+      const size_t at = static_cast<size_t>((segment.first_row * heads + i) * sizes.head_dim);
+      Compare<T>(&q[at], &out[at], k, v, segment.slot, i % heads / sizes.group, begin, end,
+                 args.scale, i, worst);
+    }
   }
   worst.Check();
-  for (const T& value : out) ASSERT_FALSE(std::isnan(Host<T>::To(value))) << "not written";
+  for (size_t i = 0; i < out.size(); ++i) {
+    const bool is_named = named[i / static_cast<size_t>(heads * sizes.head_dim)] != 0;
+    ASSERT_EQ(std::isnan(Host<T>::To(out[i])), !is_named) << "row not written, or another one";
+  }
+}
+
+void RunPrefills(PrefillKernel kernel) {
+  cuda_testing::ForEachCase(40, [&](Rng& rng) {
+    rng.Below(2) == 0 ? RunPrefill<__half>(rng, kernel) : RunPrefill<__nv_bfloat16>(rng, kernel);
+  });
 }
 
 TEST(CudaAttentionTest, DecodeMatchesTheFormula) {
   FLATQUANT_NEEDS_CUDA();
-  cuda_testing::ForEachCase(30, [](Rng& rng) {
+  cuda_testing::ForEachCase(40, [](Rng& rng) {
     rng.Below(2) == 0 ? RunDecode<__half>(rng) : RunDecode<__nv_bfloat16>(rng);
   });
 }
 
-TEST(CudaAttentionTest, PrefillMatchesTheFormula) {
+TEST(CudaAttentionTest, PrefillMmaMatchesTheFormula) {
   FLATQUANT_NEEDS_CUDA();
-  cuda_testing::ForEachCase(30, [](Rng& rng) {
-    rng.Below(2) == 0 ? RunPrefill<__half>(rng) : RunPrefill<__nv_bfloat16>(rng);
-  });
+  RunPrefills(cuda::AttentionPrefillMma);
+}
+
+TEST(CudaAttentionTest, PrefillWgmmaMatchesTheFormula) {
+  FLATQUANT_NEEDS_HOPPER();
+  RunPrefills(cuda::AttentionPrefillWgmma);
+}
+
+TEST(CudaAttentionTest, PrefillDispatchMatchesTheFormula) {
+  FLATQUANT_NEEDS_CUDA();
+  cuda_testing::ForEachCase(10, [](Rng& rng) { RunPrefill<__half>(rng, CudaAttentionPrefill); });
 }
 
 TEST(CudaAttentionTest, OtherHeadSizesAreRefused) {
@@ -220,7 +311,8 @@ TEST(CudaAttentionTest, OtherHeadSizesAreRefused) {
   args.tokens = args.heads = 1;
   args.k.heads = 1;
   args.k.head_dim = 80;
-  args.k.capacity = 1;
+  args.k.capacity = 32;
+  args.v = args.k;
   try {
     CudaAttentionPrefill(args, nullptr);
     FAIL() << "accepted";

@@ -176,4 +176,13 @@ __device__ inline uint64_t SwizzledOperand(uint32_t shared) {
   return kSwizzle128 | kStride | kLeadingUnused | ((shared & 0x3ffff) >> 4);
 }
 
+// The same for an operand B [k, n] whose rows of 64 elements along n are those 128 bytes
+// (wgmma's transposed form): eight rows lie in 1024 bytes, the next 64 elements of the same
+// rows `panel` bytes further.
+__device__ inline uint64_t TransposedOperand(uint32_t shared, uint32_t panel) {
+  constexpr uint64_t kSwizzle128 = uint64_t{1} << 62;
+  constexpr uint64_t kStride = uint64_t{1024 >> 4} << 32;
+  return kSwizzle128 | kStride | uint64_t{panel >> 4} << 16 | ((shared & 0x3ffff) >> 4);
+}
+
 }  // namespace flatquant::cuda

@@ -22,8 +22,8 @@ struct CudaKvPlane {
   float* scale = nullptr;   // [slots, heads, capacity], 16-byte aligned; 16 bits: nullptr
   uint8_t* zero = nullptr;  // the same
 
-  bool packed() const { return bits <= 4; }
-  int64_t VectorBytes() const { return packed() ? head_dim / 2 : head_dim * 2; }
+  constexpr bool packed() const { return bits <= 4; }
+  constexpr int64_t VectorBytes() const { return packed() ? head_dim / 2 : head_dim * 2; }
 };
 
 // What follows the q, k and v projections, in one kernel: RMSNorm and rotary embedding of
