@@ -41,6 +41,7 @@ struct BenchArguments {
   int64_t layers = 0;
   bench::SyntheticBits bits;
   int threads = 0;
+  std::string device = "cpu";
   bench::Plan plan;
   bench::Format format = bench::Format::kMarkdown;
   std::string json;
@@ -91,8 +92,9 @@ void RunDirectory(const BenchArguments& arguments, bench::Run* run) {
   CheckModelDirectory(arguments.directory);
   const bool is_packed = IsPackedDirectory(arguments.directory);
   const auto start = std::chrono::steady_clock::now();
-  const auto engine = Engine::Open(arguments.directory,
-                                   {.threads = arguments.threads, .precision = Precision::kBF16});
+  const auto engine = Engine::Open(
+      arguments.directory,
+      {.threads = arguments.threads, .precision = Precision::kBF16, .device = arguments.device});
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
   Log(fmt::format("loaded in {:.2f} s, {:.2f} s per GB in memory", seconds.count(),
                   1e9 * seconds.count() / static_cast<double>(engine->weight_bytes())));
@@ -108,9 +110,9 @@ void RunShapes(const BenchArguments& arguments, bench::Run* run) {
   const ModelConfig config = ShapeOf(arguments);
   for (const std::string& name : arguments.variants) {
     const bench::Variant variant = bench::ParseVariant(name);
-    const auto engine =
-        Engine::FromPacked(bench::SyntheticModel(config, variant, arguments.bits, /*seed=*/1),
-                           {.threads = arguments.threads, .precision = Precision::kBF16});
+    const auto engine = Engine::FromPacked(
+        bench::SyntheticModel(config, variant, arguments.bits, /*seed=*/1),
+        {.threads = arguments.threads, .precision = Precision::kBF16, .device = arguments.device});
     const bench::Subject subject = {arguments.shape, name, engine->multiplies_integers()};
     RunEngine(arguments, *engine, subject, run);
   }
@@ -193,6 +195,7 @@ Work SetUpBench(CLI::App& command) {
                    "Show where the time goes: sites (norm, transform, quantization),\n"
                    "linears, cache, attention, head, other");
   AddThreads(command, &a.threads);
+  AddDevice(command, &a.device);
   static const std::map<std::string, bench::Format> kFormats = {{"md", bench::Format::kMarkdown},
                                                                 {"csv", bench::Format::kCsv},
                                                                 {"json", bench::Format::kJson}};

@@ -91,6 +91,7 @@ Work SetUpEval(CLI::App& command) {
   AddComparisons(command, *arguments);
   AddThreads(command, &arguments->engine.threads);
   AddPrecision(command, &arguments->engine.precision);
+  AddDevice(command, &arguments->engine.device);
   AddJson(command, &arguments->json);
   command.footer(
       "SPEC is KIND:FILE. KIND is one of\n"

@@ -161,6 +161,7 @@ Work SetUpGenerate(CLI::App& command) {
   command.add_flag("--no-display-prompt", a.no_display_prompt, "Print only what is generated");
   AddThreads(command, &a.engine.threads);
   AddPrecision(command, &a.engine.precision);
+  AddDevice(command, &a.engine.device);
   AddJson(command, &a.json);
   command.footer(
       "Speed is reported on stderr.\n"

@@ -30,14 +30,21 @@ void AddJson(CLI::App& command, std::string* destination) {
 }
 
 void AddPrecision(CLI::App& command, Precision* precision) {
-  static const std::map<std::string, Precision> kNames = {{"f32", Precision::kF32},
-                                                          {"bf16", Precision::kBF16}};
+  static const std::map<std::string, Precision> kNames = {
+      {"f32", Precision::kF32}, {"f16", Precision::kF16}, {"bf16", Precision::kBF16}};
   command
       .add_option_function<std::string>(
           "--precision", [precision](const std::string& name) { *precision = kNames.at(name); },
-          "Arithmetic of linears that are not quantized; bf16 sums in f32 [f32]")
+          "Arithmetic of what is not quantized: f32 or bf16 on the CPU [f32],\n"
+          "f16 or bf16 on a GPU [f16]; sums are f32")
       ->check(OneOf(kNames))
-      ->type_name("f32|bf16");
+      ->type_name("f32|f16|bf16");
+}
+
+void AddDevice(CLI::App& command, std::string* device) {
+  command.add_option("--device", *device, "Where to compute: cpu, cuda or cuda:N")
+      ->type_name("NAME")
+      ->capture_default_str();
 }
 
 int64_t WindowLength(int64_t asked, const ModelConfig& config) {

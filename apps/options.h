@@ -19,8 +19,11 @@ void AddThreads(CLI::App& command, int* threads);
 // --json [FILE]; "-", the default of the value, is stdout.
 void AddJson(CLI::App& command, std::string* destination);
 
-// --precision f32|bf16 of full-precision linears.
+// --precision f32|f16|bf16 of what is not quantized.
 void AddPrecision(CLI::App& command, Precision* precision);
+
+// --device cpu|cuda|cuda:N; Engine::Open checks the name.
+void AddDevice(CLI::App& command, std::string* device);
 
 // A check of a number's bounds, and of membership in a list of names, that leave
 // the help text alone (the bounds are named when they are missed).

@@ -123,6 +123,7 @@ Work SetUpReport(CLI::App& command) {
   command.add_flag("--no-plots", a.no_plots, "Tables only; plots need gnuplot");
   AddThreads(command, &a.engine.threads);
   AddPrecision(command, &a.engine.precision);
+  AddDevice(command, &a.engine.device);
   command.footer(
       "The page needs no network and no other file, and has every figure as JSON in it.\n"
       "OUT_DIR/report.json, which 'quantize' writes, is taken up by itself.\n"

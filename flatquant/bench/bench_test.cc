@@ -211,11 +211,17 @@ TEST(Ceilings, PercentOfWork) {
   const Ceiling ceiling{200, "x"};
   EXPECT_DOUBLE_EQ(ceiling.PercentOf(100, 2), 25);
   EXPECT_EQ(Ceiling{}.PercentOf(1, 1), -1);
-  CpuLimits a, b;
-  a.read_bytes_per_s = 5;
-  b.fma_flops_per_s = 7;
-  EXPECT_EQ(Larger(a, b).read_bytes_per_s, 5);
-  EXPECT_EQ(Larger(a, b).fma_flops_per_s, 7);
+  Limits a, b;
+  a.cpu.read_bytes_per_s = 5;
+  b.cpu.fma_flops_per_s = 7;
+  EXPECT_EQ(Larger(a, b).cpu.read_bytes_per_s, 5);
+  EXPECT_EQ(Larger(a, b).cpu.fma_flops_per_s, 7);
+  EXPECT_FALSE(Larger(a, b).gpu.has_value());
+  a.gpu = CudaLimits{1, 2, 3};
+  b.gpu = CudaLimits{3, 2, 1};
+  EXPECT_EQ(ReadBandwidth(Larger(a, b)).per_second, 3);
+  EXPECT_EQ(FloatPeak(Larger(a, b)).per_second, 3);
+  EXPECT_EQ(IntegerPeak(Larger(a, b)).name, "INT8 wgmma");
 }
 
 }  // namespace

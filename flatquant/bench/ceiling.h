@@ -1,11 +1,14 @@
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
 #include "flatquant/base/thread_pool.h"
 #include "flatquant/bench/result.h"
+#include "flatquant/kernels/limits/cuda_limits.h"
 #include "flatquant/kernels/limits/limits.h"
+#include "flatquant/runtime/engine.h"
 
 namespace flatquant::bench {
 
@@ -20,36 +23,44 @@ struct Ceiling {
   }
 };
 
-// The peak of the instructions that the dispatched kernels multiply with: integers,
-// and bfloat16 or float. A multiply-add counts as two operations.
-Ceiling IntegerPeak(const CpuLimits& limits);
-Ceiling FloatPeak(const CpuLimits& limits);
-Ceiling ReadBandwidth(const CpuLimits& limits);
+// The peak of what the kernels in use multiply with: integers, and bfloat16 or float. A
+// multiply-add counts as two operations. Where limits are a GPU's, its: INT8 wgmma, and
+// cuBLASLt's large bf16 product.
+Ceiling IntegerPeak(const Limits& limits);
+Ceiling FloatPeak(const Limits& limits);
+Ceiling ReadBandwidth(const Limits& limits);  // of a GPU: a copy's, read and written
 
 // Field by field the larger of two measurements: what the machine has shown it can do.
-CpuLimits Larger(const CpuLimits& a, const CpuLimits& b);
+Limits Larger(const Limits& a, const Limits& b);
 
 // Results that are held against limits measured just before the first and just after
 // the last of them.
 class LimitedResults {
  public:
-  explicit LimitedResults(ThreadPool& pool) : pool_(pool), before_(MeasureLimits(pool)) {}
+  explicit LimitedResults(ThreadPool& pool)  // what runs on the CPU
+      : LimitedResults([&pool] {
+          return Limits{MeasureLimits(pool), {}};
+        }) {}
+  explicit LimitedResults(const Engine& engine);  // what runs where the engine does
 
   // work_per_second: the result's, operations or bytes; of: which limit it has, nullptr
   // for none.
-  void Add(Result result, double work_per_second = 0, Ceiling (*of)(const CpuLimits&) = nullptr);
+  void Add(Result result, double work_per_second = 0, Ceiling (*of)(const Limits&) = nullptr);
 
   // Measures again; percentages are of the larger of the two. Called once, at the end.
   void Finish(Run* run);
 
  private:
+  explicit LimitedResults(std::function<Limits()> measure)
+      : measure_(std::move(measure)), before_(measure_()) {}
+
   struct Entry {
     Result result;
     double work_per_second;
-    Ceiling (*of)(const CpuLimits&);
+    Ceiling (*of)(const Limits&);
   };
-  ThreadPool& pool_;
-  CpuLimits before_;
+  std::function<Limits()> measure_;
+  Limits before_;
   std::vector<Entry> entries_;
 };
 

@@ -60,7 +60,8 @@ class Bench {
     for (int64_t depth : plan_.depths) {
       SetDepth(depth);
       for (int64_t n : plan_.prompts) {
-        if (n > 0) Prompt(n, depth, one_layer);
+        if (n == 0) continue;
+        for (int64_t batch : PromptBatches()) Prompt(n, batch, depth, one_layer);
       }
       for (int64_t n : plan_.generated) {
         if (n == 0) continue;
@@ -72,6 +73,11 @@ class Bench {
   }
 
  private:
+  // A prompt fills a pass on the CPU, so that batches matter on a GPU only.
+  std::vector<int64_t> PromptBatches() const {
+    return engine_.device() == "cpu" ? std::vector<int64_t>{1} : plan_.batches;
+  }
+
   void SetDepth(int64_t depth) {
     Sequence& first = *sequences_[0];
     first.Clear();
@@ -129,7 +135,7 @@ class Bench {
 
   // tokens: of each repetition; work: operations or bytes of it.
   void Finish(const std::vector<double>& seconds, double tokens, double work, bool one_layer,
-              Ceiling (*of)(const CpuLimits&), Result result) {
+              Ceiling (*of)(const Limits&), Result result) {
     std::vector<double> values;
     for (double s : seconds) {
       values.push_back(one_layer ? 1e6 * s / static_cast<double>(engine_.config().layers)
@@ -141,15 +147,27 @@ class Bench {
     results_->Add(std::move(result), work / Median(seconds), of);
   }
 
-  void Prompt(int64_t n, int64_t depth, bool one_layer) {
-    Result result = NewResult(TestName("pp", n, depth), 1, one_layer);
-    const auto prompt = std::span(tokens_).first(static_cast<size_t>(n));
-    const auto body = [&] { engine_.Forward(*sequences_[0], prompt, Engine::Logits::kLast); };
+  // Appends tokens to the first sequences and draws the next ones.
+  void Run(std::vector<BatchItem>& items) {
+    greedy_.assign(items.size(), &sampler_);
+    drawn_.resize(items.size());
+    engine_.SampleBatch(items, greedy_, drawn_);
+  }
+
+  void Prompt(int64_t n, int64_t batch, int64_t depth, bool one_layer) {
+    Result result = NewResult(TestName("pp", n, depth), batch, one_layer);
+    std::vector<BatchItem> items;
+    for (int64_t i = 0; i < batch; ++i) {
+      items.push_back({sequences_[static_cast<size_t>(i)].get(),
+                       std::span(tokens_).first(static_cast<size_t>(n))});
+    }
     BackTo(depth);
-    body();
-    const std::vector<double> seconds = Time(depth, one_layer, &result, body);
+    Run(items);
+    const std::vector<double> seconds = Time(depth, one_layer, &result, [&] { Run(items); });
+    const double tokens = static_cast<double>(n * batch);
     const double operations = 2.0 * static_cast<double>(LinearParameters(engine_.config()));
-    Finish(seconds, static_cast<double>(n), operations * static_cast<double>(n), one_layer,
+    result.memory = engine_.device_memory();
+    Finish(seconds, tokens, operations * tokens, one_layer,
            subject_.integers ? IntegerPeak : FloatPeak, std::move(result));
   }
 
@@ -165,13 +183,14 @@ class Bench {
         item.tokens = std::span(tokens_).subspan(token, 1);
         token = (token + 1) % tokens_.size();
       }
-      engine_.ForwardBatch(items);
+      Run(items);
     };
     BackTo(depth);
     for (int64_t i = 0; i < kWarmUpSteps; ++i) step();
     const std::vector<double> seconds = Time(depth, one_layer, &result, [&] {
       for (int64_t i = 0; i < n; ++i) step();
     });
+    result.memory = engine_.device_memory();
     // Each step reads the weights, and each sequence's K and V so far.
     const Sequence& sequence = *sequences_[0];
     const double per_position =
@@ -189,12 +208,15 @@ class Bench {
   const Plan& plan_;
   std::vector<std::unique_ptr<Sequence>> sequences_;
   std::vector<int32_t> tokens_;
+  Sampler sampler_{SamplerOptions()};
+  std::vector<Sampler*> greedy_;  // a step's, one for each sequence
+  std::vector<int32_t> drawn_;
   LimitedResults* results_;
 };
 
 void RunTests(const Engine& engine, const Subject& subject, const Plan& plan, bool one_layer,
               Run* run) {
-  LimitedResults results(engine.pool());
+  LimitedResults results(engine);
   Bench(engine, subject, plan, &results).RunAll(one_layer);
   results.Finish(run);
 }

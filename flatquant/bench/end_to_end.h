@@ -27,11 +27,11 @@ struct Subject {
 
 // Tokens per second of the whole network: tests ppN (a prompt of N tokens) and tgN
 // (N tokens, one by one, for each sequence of the batch), "@ dN" after a context of N
-// tokens. A prompt goes through in passes of 512 rows, whatever the batch, so batches
-// matter to tgN only. The limit of pp is the arithmetic peak over the linears' two
-// operations per weight and token; of tg the read bandwidth over the weights, once per
-// step, and each sequence's K and V. The machine's limits are measured before and
-// after, and the larger ones count. Errors: as Engine::Forward.
+// tokens. On the CPU a prompt fills a pass, whatever the batch, so batches matter to tgN
+// only; on a GPU ppN is N tokens of each sequence. A step ends when its tokens are drawn. The limit
+// of pp is the arithmetic peak over the linears' two operations per weight and token; of tg the
+// read bandwidth over the weights, once per step, and each sequence's K and V. The machine's limits
+// are measured before and after, and the larger ones count. Errors: as Engine::Forward.
 void RunEndToEnd(const Engine& engine, const Subject& subject, const Plan& plan, Run* run);
 
 // Microseconds of one block, a mean over all blocks, with the shares of its phases:

@@ -48,7 +48,7 @@ std::vector<std::byte> RandomBytes(size_t n, Rng& rng) {
 template <typename Weights, typename Multiply>
 void RunShape(LinearShape shape, const char* variant, const std::vector<Weights>& copies,
               const std::vector<int64_t>& all_tokens, int repetitions, const Multiply& multiply,
-              Ceiling (*peak)(const CpuLimits&), LimitedResults* results) {
+              Ceiling (*peak)(const Limits&), LimitedResults* results) {
   Rng rng(2);
   for (int64_t tokens : all_tokens) {
     Operands operands = MakeOperands(shape, tokens, rng);

@@ -19,6 +19,22 @@ std::string Number(double value) {
   return value >= 100 ? fmt::format("{:.1f}", value) : fmt::format("{:.2f}", value);
 }
 
+nlohmann::ordered_json LimitsJson(const Limits& limits) {
+  if (limits.gpu) {
+    return {{"gpu_copy_bytes_per_s", limits.gpu->copy_bytes_per_s},
+            {"gpu_int8_ops_per_s", limits.gpu->int8_ops_per_s},
+            {"gpu_bf16_flops_per_s", limits.gpu->bf16_flops_per_s}};
+  }
+  const CpuLimits& cpu = limits.cpu;
+  return {{"read_bytes_per_s", cpu.read_bytes_per_s},
+          {"amx_int8_ops_per_s", cpu.amx_int8_ops_per_s},
+          {"amx_bf16_ops_per_s", cpu.amx_bf16_ops_per_s},
+          {"vnni_ops_per_s", cpu.vnni_ops_per_s},
+          {"avx2_int8_ops_per_s", cpu.avx2_int8_ops_per_s},
+          {"avx512_bf16_ops_per_s", cpu.avx512_bf16_ops_per_s},
+          {"fma_flops_per_s", cpu.fma_flops_per_s}};
+}
+
 bool HasShares(const Run& run) {
   return std::any_of(run.results.begin(), run.results.end(),
                      [](const Result& result) { return !result.shares.empty(); });
@@ -54,10 +70,28 @@ std::string Table(const std::vector<Row>& rows) {
   return text;
 }
 
+std::string LimitsLine(const Limits& limits) {
+  if (limits.gpu) {
+    return fmt::format("copy {:.0f} GB/s, INT8 wgmma {:.0f}, cuBLASLt bf16 {:.0f} Top/s",
+                       limits.gpu->copy_bytes_per_s / 1e9, limits.gpu->int8_ops_per_s / 1e12,
+                       limits.gpu->bf16_flops_per_s / 1e12);
+  }
+  const CpuLimits& cpu = limits.cpu;
+  return fmt::format(
+      "read {:.1f} GB/s, AMX-INT8 {:.2f}, AMX-BF16 {:.2f}, VNNI {:.2f}, AVX2-INT8 {:.2f}, "
+      "AVX512-BF16 {:.2f}, FMA {:.2f} Top/s",
+      cpu.read_bytes_per_s / 1e9, cpu.amx_int8_ops_per_s / 1e12, cpu.amx_bf16_ops_per_s / 1e12,
+      cpu.vnni_ops_per_s / 1e12, cpu.avx2_int8_ops_per_s / 1e12, cpu.avx512_bf16_ops_per_s / 1e12,
+      cpu.fma_flops_per_s / 1e12);
+}
+
 std::string Markdown(const Run& run) {
   const bool shares = HasShares(run);
+  const bool memory = std::any_of(run.results.begin(), run.results.end(),
+                                  [](const Result& result) { return result.memory > 0; });
   Row head = {"model", "variant", "size", "params",     "threads", "batch",
               "test",  "value",   "unit", "% of limit", "limit"};
+  if (memory) head.push_back("GPU memory");
   if (shares) head.push_back("time");
   std::vector<Row> rows = {head};
   for (const Result& result : run.results) {
@@ -74,6 +108,7 @@ std::string Markdown(const Run& run) {
                result.unit,
                Percent(result.percent_of_limit),
                result.limit};
+    if (memory) row.push_back(FormatBytes(result.memory));
     if (shares) {
       std::string parts;
       for (const auto& [name, share] : result.shares) {
@@ -84,15 +119,7 @@ std::string Markdown(const Run& run) {
     rows.push_back(std::move(row));
   }
   std::string text = Table(rows) + "\n";
-  for (const CpuLimits& limits : run.limits) {
-    text += fmt::format(
-        "limits: read {:.1f} GB/s, AMX-INT8 {:.2f}, AMX-BF16 {:.2f}, VNNI {:.2f}, AVX2-INT8 "
-        "{:.2f}, AVX512-BF16 {:.2f}, FMA {:.2f} Top/s\n",
-        limits.read_bytes_per_s / 1e9, limits.amx_int8_ops_per_s / 1e12,
-        limits.amx_bf16_ops_per_s / 1e12, limits.vnni_ops_per_s / 1e12,
-        limits.avx2_int8_ops_per_s / 1e12, limits.avx512_bf16_ops_per_s / 1e12,
-        limits.fma_flops_per_s / 1e12);
-  }
+  for (const Limits& limits : run.limits) text += "limits: " + LimitsLine(limits) + "\n";
   text += "kernels:";
   for (size_t i = 0; i < run.kernels.size(); ++i) text += (i == 0 ? " " : ", ") + run.kernels[i];
   return text + "\n";
@@ -136,6 +163,7 @@ nlohmann::ordered_json ToJson(const Run& run) {
                                   {"unit", result.unit},        {"stddev", result.spread},
                                   {"batch", result.batch},      {"model", result.model},
                                   {"size_bytes", result.bytes}, {"params", result.parameters}};
+    if (result.memory > 0) one["memory_bytes"] = result.memory;
     if (result.percent_of_limit >= 0) {
       one["percent_of_limit"] = result.percent_of_limit;
       one["limit"] = result.limit;
@@ -144,15 +172,7 @@ nlohmann::ordered_json ToJson(const Run& run) {
     results.push_back(std::move(one));
   }
   nlohmann::ordered_json limits = nlohmann::ordered_json::array();
-  for (const CpuLimits& measured : run.limits) {
-    limits.push_back({{"read_bytes_per_s", measured.read_bytes_per_s},
-                      {"amx_int8_ops_per_s", measured.amx_int8_ops_per_s},
-                      {"amx_bf16_ops_per_s", measured.amx_bf16_ops_per_s},
-                      {"vnni_ops_per_s", measured.vnni_ops_per_s},
-                      {"avx2_int8_ops_per_s", measured.avx2_int8_ops_per_s},
-                      {"avx512_bf16_ops_per_s", measured.avx512_bf16_ops_per_s},
-                      {"fma_flops_per_s", measured.fma_flops_per_s}});
-  }
+  for (const Limits& measured : run.limits) limits.push_back(LimitsJson(measured));
   return {{"results", std::move(results)},
           {"threads", run.threads},
           {"limits", std::move(limits)},

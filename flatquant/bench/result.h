@@ -2,13 +2,21 @@
 
 #include <cstdint>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "flatquant/kernels/limits/cuda_limits.h"
 #include "flatquant/kernels/limits/limits.h"
 
 namespace flatquant::bench {
+
+// What a benchmark's machine can do: its processors, or the GPU that it ran on.
+struct Limits {
+  CpuLimits cpu;
+  std::optional<CudaLimits> gpu;
+};
 
 // One line of a benchmark's table.
 struct Result {
@@ -23,14 +31,15 @@ struct Result {
   double percent_of_limit = -1;
   std::string limit;  // which one: "memory", "AMX-INT8", ...
   std::string model;
-  uint64_t bytes = 0;  // of weights, as the engine holds them
+  uint64_t bytes = 0;   // of weights, as the engine holds them
+  uint64_t memory = 0;  // of the GPU, all that the engine took; 0 on the CPU
   uint64_t parameters = 0;
   std::vector<std::pair<std::string, double>> shares;  // of the time, with --profile
 };
 
 struct Run {
   std::vector<Result> results;
-  std::vector<CpuLimits> limits;  // measured before and after each group of results
+  std::vector<Limits> limits;  // measured before and after each group of results
   int threads = 1;
   std::vector<std::string> kernels;  // "GemmInt X86AmxInt8", ...
 };

@@ -6,6 +6,7 @@
 
 #include "flatquant/model/config.h"
 #include "flatquant/runtime/profile.h"
+#include "flatquant/runtime/sampler.h"
 #include "flatquant/runtime/token_scores.h"
 
 namespace flatquant {
@@ -50,6 +51,8 @@ class Backend {
 
   virtual const ModelConfig& config() const = 0;
   virtual WeightBytes weight_bytes() const = 0;
+  // Bytes of memory apart from the machine's own that this backend and its caches hold.
+  virtual uint64_t device_memory() const { return 0; }
   // Whether all blocks' linears multiply integers.
   virtual bool multiplies_integers() const = 0;
   // Rows of a pass at most: enough to amortise reading the weights, few enough for
@@ -71,6 +74,9 @@ class Backend {
   // memory at once.
   virtual void Scores(std::span<const int64_t> rows, std::span<const int32_t> targets,
                       std::span<TokenScore> scores) = 0;
+  // Or: tokens[i] that samplers[i] draws from the logits of rows[i]. Errors: sampler's.
+  virtual void Sample(std::span<const int64_t> rows, std::span<Sampler* const> samplers,
+                      std::span<int32_t> tokens) = 0;
 };
 
 }  // namespace flatquant

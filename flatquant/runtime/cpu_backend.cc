@@ -66,6 +66,17 @@ class CpuBackend : public Backend {
                        pool_);
   }
 
+  void Sample(std::span<const int64_t> rows, std::span<Sampler* const> samplers,
+              std::span<int32_t> tokens) override {
+    const size_t vocab = static_cast<size_t>(model_.config.vocab);
+    const size_t needed = rows.size() * vocab;
+    if (logits_.size() < needed) logits_ = AlignedBuffer<float>(needed);
+    Logits(rows, logits_.data());
+    for (size_t i = 0; i < rows.size(); ++i) {
+      tokens[i] = samplers[i]->Next({logits_.data() + i * vocab, vocab});
+    }
+  }
+
  private:
   // The rows, moved to the front of the stream: rows[i] >= i, since they rise.
   const float* Gather(std::span<const int64_t> rows) {
@@ -83,6 +94,7 @@ class CpuBackend : public Backend {
   LoadedModel model_;
   std::optional<Workspace> workspace_;
   AlignedBuffer<float> logit_slice_;
+  AlignedBuffer<float> logits_;  // of rows that are sampled
 };
 
 }  // namespace

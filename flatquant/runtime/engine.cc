@@ -9,6 +9,7 @@
 #include "flatquant/base/error.h"
 #include "flatquant/runtime/backend.h"
 #include "flatquant/runtime/cpu_backend.h"
+#include "flatquant/runtime/cuda/cuda_backend.h"
 #include "flatquant/runtime/plain_model.h"
 
 namespace flatquant {
@@ -19,6 +20,7 @@ struct Sequence::State {
 };
 
 struct Engine::State {
+  std::string device;
   std::unique_ptr<ThreadPool> pool;
   std::unique_ptr<Backend> backend;
   Profile* profile = nullptr;
@@ -113,11 +115,23 @@ std::unique_ptr<Engine> Engine::Open(const std::filesystem::path& directory,
 }
 
 std::unique_ptr<Engine> Engine::FromPacked(PackedModel model, const EngineOptions& options) {
+  const bool on_cpu = options.device == "cpu";
+  if (options.precision == (on_cpu ? Precision::kF16 : Precision::kF32)) {
+    throw Error("runtime.precision", "--device " + options.device,
+                on_cpu ? "does not compute in f16" : "does not compute in f32",
+                on_cpu ? "use --precision f32 or bf16" : "use --precision f16 or bf16");
+  }
+  const bool is_bf16 = options.precision == Precision::kBF16;
   auto state = std::make_unique<State>();
+  state->device = options.device;
   state->pool = std::make_unique<ThreadPool>(options.threads);
-  const GemmFloatMath math =
-      options.precision == Precision::kBF16 ? GemmFloatMath::kBF16 : GemmFloatMath::kF32;
-  state->backend = MakeCpuBackend(std::move(model), math, *state->pool);
+  if (on_cpu) {
+    const GemmFloatMath math = is_bf16 ? GemmFloatMath::kBF16 : GemmFloatMath::kF32;
+    state->backend = MakeCpuBackend(std::move(model), math, *state->pool);
+  } else {
+    state->backend = MakeCudaBackend(std::move(model), options.device,
+                                     is_bf16 ? DType::kBF16 : DType::kF16, *state->pool);
+  }
   return std::unique_ptr<Engine>(new Engine(std::move(state)));
 }
 
@@ -127,6 +141,8 @@ std::unique_ptr<Engine> Engine::FromSource(const SourceModel& model, const Engin
 
 const ModelConfig& Engine::config() const { return state_->backend->config(); }
 ThreadPool& Engine::pool() const { return *state_->pool; }
+const std::string& Engine::device() const { return state_->device; }
+uint64_t Engine::device_memory() const { return state_->backend->device_memory(); }
 uint64_t Engine::weight_bytes() const { return state_->backend->weight_bytes().all; }
 uint64_t Engine::bytes_per_pass() const { return state_->backend->weight_bytes().per_pass; }
 uint64_t Engine::block_bytes() const { return state_->backend->weight_bytes().blocks; }
@@ -157,7 +173,8 @@ std::span<const float> Engine::Forward(Sequence& sequence, std::span<const int32
   return {logits, tokens.size() * vocab};
 }
 
-std::span<const float> Engine::ForwardBatch(std::span<const BatchItem> batch) const {
+template <typename Use>
+void Engine::RunBatch(std::span<const BatchItem> batch, const Use& use) const {
   State& state = *state_;
   for (size_t i = 0; i < batch.size(); ++i) {
     FLATQUANT_CHECK(!batch[i].tokens.empty());
@@ -165,8 +182,6 @@ std::span<const float> Engine::ForwardBatch(std::span<const BatchItem> batch) co
     const Sequence::State& target = *batch[i].sequence->state_;
     CheckTokens(config(), batch[i].tokens, target.length, target.cache->capacity());
   }
-  const size_t vocab = static_cast<size_t>(config().vocab);
-  float* logits = state.LogitsFor(batch.size());
   size_t item = 0;  // the first that has tokens left
   size_t used = 0;  // of its tokens
   for (size_t done = 0; item < batch.size(); done = item) {
@@ -179,9 +194,26 @@ std::span<const float> Engine::ForwardBatch(std::span<const BatchItem> batch) co
       used = 0;
     }
     state.RunPass();
-    if (item > done) state.backend->Logits(state.rows, logits + done * vocab);
+    if (item > done) use(done, std::span<const int64_t>(state.rows));
   }
+}
+
+std::span<const float> Engine::ForwardBatch(std::span<const BatchItem> batch) const {
+  const size_t vocab = static_cast<size_t>(config().vocab);
+  float* logits = state_->LogitsFor(batch.size());
+  RunBatch(batch, [&](size_t first, std::span<const int64_t> rows) {
+    state_->backend->Logits(rows, logits + first * vocab);
+  });
   return {logits, batch.size() * vocab};
+}
+
+void Engine::SampleBatch(std::span<const BatchItem> batch, std::span<Sampler* const> samplers,
+                         std::span<int32_t> tokens) const {
+  FLATQUANT_CHECK(samplers.size() == batch.size() && tokens.size() == batch.size());
+  RunBatch(batch, [&](size_t first, std::span<const int64_t> rows) {
+    state_->backend->Sample(rows, samplers.subspan(first, rows.size()),
+                            tokens.subspan(first, rows.size()));
+  });
 }
 
 void Engine::TokenNll(Sequence& sequence, std::span<const int32_t> tokens,

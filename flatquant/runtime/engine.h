@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "flatquant/base/thread_pool.h"
@@ -11,16 +12,20 @@
 #include "flatquant/model/source_model.h"
 #include "flatquant/packed/packed_model.h"
 #include "flatquant/runtime/profile.h"
+#include "flatquant/runtime/sampler.h"
 #include "flatquant/runtime/token_scores.h"
 
 namespace flatquant {
 
-// How full-precision linears are computed.
-enum class Precision { kF32, kBF16 };  // kBF16: bf16 operands, float accumulation
+// The type of what is not quantized. On the CPU that of full-precision linears' operands:
+// kF32 (kDefault) or kBF16. On a GPU that of all activations too: kF16 (kDefault) or
+// kBF16, whose range is wider and whose steps are eight times as coarse. Sums are float.
+enum class Precision { kDefault, kF32, kF16, kBF16 };
 
 struct EngineOptions {
   int threads = 0;  // 0: every usable core
-  Precision precision = Precision::kF32;
+  Precision precision = Precision::kDefault;
+  std::string device = "cpu";  // or "cuda", "cuda:1"
 };
 
 class Sequence;
@@ -45,7 +50,8 @@ struct ScoreItem {
 // forward pass. Immutable; any number of sequences may use it, one at a time.
 class Engine {
  public:
-  // Opens a packed directory or a plain Hugging Face one.
+  // Opens a packed directory or a plain Hugging Face one. Errors: runtime.precision where
+  // the device does not compute so, MakeCudaBackend's.
   static std::unique_ptr<Engine> Open(const std::filesystem::path& directory,
                                       const EngineOptions& options);
   static std::unique_ptr<Engine> FromPacked(PackedModel model, const EngineOptions& options);
@@ -54,6 +60,10 @@ class Engine {
   ~Engine();
   const ModelConfig& config() const;
   ThreadPool& pool() const;
+
+  const std::string& device() const;  // EngineOptions'
+  // Bytes of a GPU's memory that the engine and its sequences hold; 0 on the CPU.
+  uint64_t device_memory() const;
 
   // Bytes of weights in memory.
   uint64_t weight_bytes() const;
@@ -86,6 +96,11 @@ class Engine {
   // Errors: as Forward, before any sequence has changed.
   std::span<const float> ForwardBatch(std::span<const BatchItem> batch) const;
 
+  // As ForwardBatch, but draws each item's next token where the network runs:
+  // tokens[i] by samplers[i]. Errors: as Forward, Sampler::Next's.
+  void SampleBatch(std::span<const BatchItem> batch, std::span<Sampler* const> samplers,
+                   std::span<int32_t> tokens) const;
+
   // Appends tokens (at least one) to the sequence as Forward does and writes, for
   // each token but the first, its negative log-likelihood given all before it, in
   // nats: nll[i] = -log p(tokens[i + 1]), so nll.size() == tokens.size() - 1. The
@@ -101,6 +116,10 @@ class Engine {
  private:
   friend class Sequence;
   struct State;
+  // Runs the batch; use(first, rows) is called for the items [first, first + rows.size())
+  // when their last tokens' rows of a pass are ready.
+  template <typename Use>
+  void RunBatch(std::span<const BatchItem> batch, const Use& use) const;
   explicit Engine(std::unique_ptr<State> state);
   std::unique_ptr<State> state_;
 };

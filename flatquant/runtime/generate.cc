@@ -23,13 +23,19 @@ GenerateResult Generate(const Engine& engine, Sequence& sequence, std::span<cons
   }
   const std::vector<int32_t>& eos = engine.config().eos;
   Sampler sampler(options.sampler);
+  Sampler* const samplers[] = {&sampler};
+  const auto next = [&](std::span<const int32_t> tokens) {
+    const BatchItem item{&sequence, tokens};
+    int32_t token = 0;
+    engine.SampleBatch({&item, 1}, samplers, {&token, 1});
+    return token;
+  };
   GenerateResult result;
   auto start = std::chrono::steady_clock::now();
-  std::span<const float> logits = engine.Forward(sequence, prompt, Engine::Logits::kLast);
+  int32_t token = next(prompt);
   result.prefill_seconds = SecondsSince(start);
   start = std::chrono::steady_clock::now();
   while (static_cast<int64_t>(result.tokens.size()) < options.max_tokens) {
-    const int32_t token = sampler.Next(logits);
     if (options.stop_at_eos && std::find(eos.begin(), eos.end(), token) != eos.end()) {
       result.stop = GenerateResult::Stop::kEos;
       break;
@@ -45,7 +51,7 @@ GenerateResult Generate(const Engine& engine, Sequence& sequence, std::span<cons
       result.stop = GenerateResult::Stop::kCapacity;
       break;
     }
-    logits = engine.Forward(sequence, {&token, 1}, Engine::Logits::kLast);
+    token = next({&token, 1});
   }
   result.decode_seconds = SecondsSince(start);
   return result;

@@ -27,6 +27,11 @@ class Sampler {
   // none is finite.
   int32_t Next(std::span<const float> logits);
 
+  // For who draws elsewhere by the same rules: what to draw by, and the number in [0, 1)
+  // that the next draw takes (none when greedy).
+  const SamplerOptions& options() const { return options_; }
+  double Uniform() { return rng_.Uniform(); }
+
  private:
   struct Candidate {
     float logit;

@@ -3,13 +3,18 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstddef>
+#include <cstdint>
 #include <utility>
 #include <vector>
 
 #include "flatquant/kernels/cuda/device.cuh"
 
 namespace flatquant {
+
+// Bytes that all DeviceBuffers of the process hold.
+inline std::atomic<uint64_t> device_buffer_bytes = 0;
 
 // Owned device memory, for tests, benchmarks and whoever holds weights.
 template <typename T>
@@ -18,11 +23,16 @@ class DeviceBuffer {
   DeviceBuffer() = default;
   explicit DeviceBuffer(size_t size) : size_(size) {
     FLATQUANT_CUDA(cudaMalloc(reinterpret_cast<void**>(&data_), std::max<size_t>(1, bytes())));
+    device_buffer_bytes += bytes();
   }
   explicit DeviceBuffer(const std::vector<T>& values) : DeviceBuffer(values.size()) {
     Upload(values);
   }
-  ~DeviceBuffer() { cudaFree(data_); }
+  ~DeviceBuffer() {
+    if (data_ == nullptr) return;
+    cudaFree(data_);
+    device_buffer_bytes -= bytes();
+  }
   DeviceBuffer(DeviceBuffer&& other) noexcept
       : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
   DeviceBuffer& operator=(DeviceBuffer&& other) noexcept {
