@@ -130,6 +130,7 @@ __global__ void __cluster_dims__(kSplit, 1, 1) __launch_bounds__(kThreads, 2)
       }
       WgmmaCommit();
       WgmmaWait<1>();
+      __syncwarp();  // all lanes' reads come before the arrival
       if (k > first && lane == 0) BarrierArrive(empty((k - 1 - first) % kStages));
     };
     for (int k = first; k < last; k += 2) {

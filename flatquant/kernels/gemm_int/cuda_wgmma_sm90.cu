@@ -158,8 +158,11 @@ __device__ __forceinline__ void MultiplyStage(Layout layout, const Position& at,
   WgmmaCommit();
 }
 
-// To both CTAs of the cluster, since the other one's copies come here too.
+// To both CTAs of the cluster, since the other one's copies come here too. Two lanes speak for
+// their warp, whose other lanes have read weights from the stage too: those reads come before
+// the arrival only by the warp's barrier.
 __device__ void ReleaseStage(Layout layout, int stage, int lane, uint32_t rank) {
+  __syncwarp();
   if (lane == 0) BarrierArrive(layout.Empty(stage));
   if (lane == 1) BarrierArriveRemote(layout.Empty(stage), rank ^ 1);
 }
