@@ -107,18 +107,41 @@ RopeTables MakeRopeTables(const ModelConfig& config, int64_t tokens, at::ScalarT
   return {angle.cos().to(type).to(device), angle.sin().to(type).to(device)};
 }
 
+at::Tensor SiteActivation(const ModelConfig& config, const BlockTensors& block,
+                          const RopeTables& rope, const at::Tensor& x, Site site, bool amp,
+                          const SiteObserver& observer) {
+  switch (site) {
+    case Site::kAttnIn:
+      return RmsNorm(x, block.input_norm, config.rms_eps);
+    case Site::kAttnOut: {
+      const at::Tensor attn_in = RmsNorm(x, block.input_norm, config.rms_eps);
+      const auto qkv = SiteForward(block, Site::kAttnIn, attn_in, amp, observer);
+      return Attention(config, block, rope, qkv, amp);
+    }
+    case Site::kMlpIn:
+      return RmsNorm(x, block.post_attention_norm, config.rms_eps);
+    case Site::kMlpOut:
+      break;
+  }
+  const at::Tensor mlp_in = RmsNorm(x, block.post_attention_norm, config.rms_eps);
+  const auto gate_up = SiteForward(block, Site::kMlpIn, mlp_in, amp, observer);
+  return Swiglu(gate_up[0], gate_up[1]);
+}
+
+at::Tensor HalfForward(const ModelConfig& config, const BlockTensors& block, const RopeTables& rope,
+                       const at::Tensor& x, BlockHalf half, bool amp,
+                       const SiteObserver& observer) {
+  const Site last = half == BlockHalf::kAttention ? Site::kAttnOut : Site::kMlpOut;
+  const at::Tensor activation = SiteActivation(config, block, rope, x, last, amp, observer);
+  return x + SiteForward(block, last, activation, amp, observer)[0];
+}
+
 at::Tensor BlockForward(const ModelConfig& config, const BlockTensors& block,
                         const RopeTables& rope, const at::Tensor& x, bool amp,
                         const SiteObserver& observer) {
-  const at::Tensor attn_in = RmsNorm(x, block.input_norm, config.rms_eps);
-  const auto qkv = SiteForward(block, Site::kAttnIn, attn_in, amp, observer);
-  const at::Tensor attn_out = Attention(config, block, rope, qkv, amp);
-  const at::Tensor middle = x + SiteForward(block, Site::kAttnOut, attn_out, amp, observer)[0];
-
-  const at::Tensor mlp_in = RmsNorm(middle, block.post_attention_norm, config.rms_eps);
-  const auto gate_up = SiteForward(block, Site::kMlpIn, mlp_in, amp, observer);
-  const at::Tensor mlp_out = Swiglu(gate_up[0], gate_up[1]);
-  return middle + SiteForward(block, Site::kMlpOut, mlp_out, amp, observer)[0];
+  const at::Tensor middle =
+      HalfForward(config, block, rope, x, BlockHalf::kAttention, amp, observer);
+  return HalfForward(config, block, rope, middle, BlockHalf::kMlp, amp, observer);
 }
 
 }  // namespace flatquant::compress

@@ -69,7 +69,20 @@ using SiteObserver = std::function<void(Site, const at::Tensor&)>;
 at::Tensor SiteInput(const BlockTensors::SiteTensors& site, const ClipLogits& clip,
                      const at::Tensor& x, at::ScalarType type);
 
-// x: [batch, tokens, hidden] -> the same shape. rope: tables of at least `tokens`
+// A block is two residual steps: x + attention(x), then x + mlp(x).
+enum class BlockHalf { kAttention, kMlp };
+
+// What enters a site before its online transform. x: what enters the site's half.
+at::Tensor SiteActivation(const ModelConfig& config, const BlockTensors& block,
+                          const RopeTables& rope, const at::Tensor& x, Site site, bool amp,
+                          const SiteObserver& observer = {});
+
+// One step, [batch, tokens, hidden] -> the same shape.
+at::Tensor HalfForward(const ModelConfig& config, const BlockTensors& block, const RopeTables& rope,
+                       const at::Tensor& x, BlockHalf half, bool amp,
+                       const SiteObserver& observer = {});
+
+// Both. x: [batch, tokens, hidden] -> the same shape. rope: tables of at least `tokens`
 // rows. amp: matrix products take bfloat16 operands.
 at::Tensor BlockForward(const ModelConfig& config, const BlockTensors& block,
                         const RopeTables& rope, const at::Tensor& x, bool amp,

@@ -82,8 +82,8 @@ FinishedBlock BlockQuantizer::Quantize(const std::function<void()>& on_step) {
   done.block = PackBlock(folded, weights, quantized, parameters, scheme);
   report.sites = ReportSites(weights, folded, parameters, done.block);
   if (stream_) {
-    const bool is_last = position_ + 1 == plan_.blocks;
-    if (plan_.in_order && !is_last) {
+    const bool gptq_ran_it = plan_.options.UsesGptq();
+    if (plan_.in_order && !gptq_ran_it && !IsLast()) {
       stream_->RunQuantizedBlock(QuantizedForward(folded, quantized, parameters, scheme),
                                  plan_.options.batch);
     }
@@ -111,7 +111,7 @@ BlockParameters BlockQuantizer::ChooseParameters(const BlockWeights& weights,
 }
 
 QuantizedWeights BlockQuantizer::ChooseCodes(const BlockTensors& folded,
-                                             const BlockParameters& parameters) const {
+                                             const BlockParameters& parameters) {
   const QuantizeOptions& options = plan_.options;
   if (options.scheme.weight_bits >= 16) return {};
   if (!options.UsesGptq()) return RoundWeights(folded, parameters, options.scheme);
@@ -119,8 +119,9 @@ QuantizedWeights BlockQuantizer::ChooseCodes(const BlockTensors& folded,
   gptq.gptq.act_order = options.gptq_act_order;
   gptq.mse = options.gptq_mse;
   gptq.batch = options.batch;
-  return GptqBlock(plan_.config, folded, parameters, options.scheme, *stream_, gptq,
-                   fmt::format("block {}", position_));
+  gptq.is_followed = !IsLast();
+  return GptqBlock(plan_.config, folded, parameters, options.scheme, gptq,
+                   fmt::format("block {}", position_), &*stream_);
 }
 
 double BlockQuantizer::SelfTest(const BlockWeights& weights, const BlockTensors& folded) const {

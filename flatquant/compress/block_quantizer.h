@@ -38,10 +38,13 @@ class BlockQuantizer {
  private:
   BlockParameters ChooseParameters(const BlockWeights& weights,
                                    const std::function<void()>& on_step, BlockReport* report) const;
-  QuantizedWeights ChooseCodes(const BlockTensors& folded, const BlockParameters& parameters) const;
+  // GPTQ takes the quantized stream through the block meanwhile.
+  QuantizedWeights ChooseCodes(const BlockTensors& folded, const BlockParameters& parameters);
   double SelfTest(const BlockWeights& weights, const BlockTensors& folded) const;
   SiteReports ReportSites(const BlockWeights& weights, const BlockTensors& folded,
                           const BlockParameters& parameters, const PackedBlock& packed) const;
+
+  bool IsLast() const { return position_ + 1 == plan_.blocks; }
 
   const RunPlan& plan_;
   std::optional<ResidualStream> stream_;  // with calibration windows

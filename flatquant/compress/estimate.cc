@@ -133,10 +133,10 @@ WorkEstimate EstimateWork(const ModelConfig& config, const QuantizeOptions& opti
     }
     if (in_order) forward(all_tokens);
     if (options.UsesGptq()) {
+      forward(all_tokens);  // each half of the block once more, for its second site
       for (const Site site : kSites) {
         const auto width = static_cast<double>(SiteWidth(config, site));
-        forward(all_tokens);
-        block.matmul_flops += 2 * all_tokens * width * width;  // the Hessian
+        block.matmul_flops += all_tokens * width * width;      // a triangle of the Hessian
         block.double_flops += 2 * width * width * width;       // its factor and inverse
         for (const Linear which : LinearsOf(site)) {
           block.double_flops += static_cast<double>(ShapeOf(config, which).rows) * width * width;

@@ -65,6 +65,12 @@ void ResidualStream::RunBlock(const BlockWeights& weights, int64_t batch) {
 }
 
 void ResidualStream::RunQuantizedBlock(const BlockTensors& quantized, int64_t batch) {
+  RunQuantizedHalf(quantized, BlockHalf::kAttention, batch);
+  RunQuantizedHalf(quantized, BlockHalf::kMlp, batch);
+}
+
+void ResidualStream::RunQuantizedHalf(const BlockTensors& quantized, BlockHalf half,
+                                      int64_t batch) {
   at::NoGradGuard no_grad;
   const at::Tensor from = quantized_inputs();
   if (!quantized_.defined()) quantized_ = memory_.Allocate(inputs_.sizes(), device_);
@@ -72,7 +78,7 @@ void ResidualStream::RunQuantizedBlock(const BlockTensors& quantized, int64_t ba
     const int64_t count = std::min(batch, windows() - begin);
     const at::Tensor x = Batch(from, begin, count);
     quantized_.narrow(0, begin, count)
-        .copy_(BlockForward(config_, quantized, rope_, x, /*amp=*/false));
+        .copy_(HalfForward(config_, quantized, rope_, x, half, /*amp=*/false));
   }
 }
 

@@ -33,6 +33,10 @@ class ResidualStream {
   // block. Before Advance; for every block or for none.
   void RunQuantizedBlock(const BlockTensors& quantized, int64_t batch);
 
+  // Takes quantized_inputs() through one half of the quantized block, in place: for who
+  // chooses the weights of the other half by what this one gives.
+  void RunQuantizedHalf(const BlockTensors& quantized, BlockHalf half, int64_t batch);
+
   // What an earlier run's RunQuantizedBlock calls led to, to be filled in: [windows,
   // tokens, hidden].
   at::Tensor* RestoreQuantizedInputs();
@@ -47,7 +51,7 @@ class ResidualStream {
   // the device that computes.
   const at::Tensor& inputs() const { return inputs_; }
   const at::Tensor& outputs() const { return outputs_; }
-  // What enters the block from the quantized blocks before it, if those were run.
+  // What enters the block, or its next half, from what was quantized before, if that was run.
   const at::Tensor& quantized_inputs() const { return quantized_.defined() ? quantized_ : inputs_; }
 
   // `count` windows of `all` from window `begin`; those that `chosen` lists.

@@ -1,6 +1,7 @@
 #include "flatquant/compress/weights/gptq.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include <algorithm>
 
@@ -15,13 +16,12 @@ at::Tensor InverseFactor(const at::Tensor& hessian, double damping, const std::s
   const at::Tensor mean = hessian.diagonal().mean();
   const at::Tensor damped =
       hessian + at::eye(hessian.size(0), hessian.options()) * (mean * damping);
-  const auto factor = [&where](const at::Tensor& matrix, bool upper) {
-    auto [result, info] = at::linalg_cholesky_ex(matrix, upper);
-    if (info.item<int>() == 0) return result;
-    throw Error("gptq.singular", where, "the Hessian of its inputs is not positive definite",
-                "calibrate on more text (--nsamples)");
-  };
-  return factor(at::cholesky_inverse(factor(damped, false)), true);
+  const auto [lower, fault] = at::linalg_cholesky_ex(damped);
+  const auto [upper, later_fault] =
+      at::linalg_cholesky_ex(at::cholesky_inverse(lower), /*upper=*/true);
+  if (at::maximum(fault, later_fault).item<int>() == 0) return upper;  // the one wait for a GPU
+  throw Error("gptq.singular", where, "the Hessian of its inputs is not positive definite",
+              "calibrate on more text (--nsamples)");
 }
 
 }  // namespace
@@ -49,7 +49,7 @@ QuantizedWeight Gptq(const at::Tensor& weight, const WeightGrid& grid, const at:
 
   // Columns are rows here, so that each is contiguous.
   at::Tensor rest = open.t().contiguous();
-  const at::Tensor codes = at::empty_like(rest);
+  const at::Tensor codes = at::empty_like(rest, rest.options().dtype(at::kChar));
   for (int64_t begin = 0; begin < cols; begin += options.block_columns) {
     const int64_t end = std::min(begin + options.block_columns, cols);
     const at::Tensor errors = at::empty_like(rest.narrow(0, begin, end - begin));
@@ -71,7 +71,7 @@ QuantizedWeight Gptq(const at::Tensor& weight, const WeightGrid& grid, const at:
 
   at::Tensor chosen = codes.t();
   if (options.act_order) chosen = at::empty_like(chosen).index_copy_(1, order, chosen);
-  return {grid.bits, chosen.to(at::kChar).contiguous(), grid.scale};
+  return {grid.bits, chosen.contiguous(), grid.scale};
 }
 
 WeightGrid ShrinkToLeastError(const at::Tensor& weight, const WeightGrid& grid) {

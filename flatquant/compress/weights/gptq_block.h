@@ -9,19 +9,21 @@ namespace flatquant::compress {
 
 struct GptqBlockOptions {
   GptqOptions gptq;
-  bool mse =
-      false;  // search each row's clip, see ShrinkToLeastError; not where one step serves all rows
-  int64_t batch = 4;  // windows at a time
+  // Search each row's clip, see ShrinkToLeastError; not where one step serves all rows.
+  bool mse = false;
+  int64_t batch = 4;        // windows at a time
+  bool is_followed = true;  // what leaves the block is wanted
 };
 
 // Chooses the codes of a block's weights by GPTQ, site after site in the order of the
 // forward pass: a site's Hessian is that of its transformed, quantized activations
-// over stream.quantized_inputs(), the sites before it having their quantized weights.
+// over stream->quantized_inputs(), the sites before it having their quantized weights.
+// Takes those inputs through the quantized block on the way, as RunQuantizedBlock would.
 // folded: Fold's result in float64. scheme.weight_bits < 16. where: the block, for
 // errors. Errors: gptq.singular.
 QuantizedWeights GptqBlock(const ModelConfig& config, const BlockTensors& folded,
                            const BlockParameters& parameters, const Scheme& scheme,
-                           const ResidualStream& stream, const GptqBlockOptions& options,
-                           const std::string& where);
+                           const GptqBlockOptions& options, const std::string& where,
+                           ResidualStream* stream);
 
 }  // namespace flatquant::compress

@@ -1,6 +1,7 @@
 #include "flatquant/compress/weights/gptq.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -156,29 +157,35 @@ TEST(ShrinkToLeastError, CutsOffAnOutlierAndNeverLoses) {
   EXPECT_TRUE((error(shrunk) <= error(plain) * (1 + 1e-6)).all().item<bool>());
 }
 
-// On a trained network, with quantized activations: the block's outputs come closer.
+// On a trained network, with quantized activations: the block's outputs come closer, and
+// the stream leaves the block as the quantized block would have it.
 TEST(GptqBlock, LowersTheErrorOfABlocksOutputs) {
   const at::Device cpu(at::kCPU);
   const SourceModel model = SourceModel::Open(testing::SourcePath("models/demo-7m"));
   const ModelConfig& config = model.config();
   const BlockWeights weights = LoadBlockWeights(model, 1, cpu);
-  ResidualStream stream(model, RandomWindows(config, 8, 128, 3), cpu);
-  stream.RunBlock(weights, 8);
+  const TokenWindows windows = RandomWindows(config, 8, 128, 3);
   at::NoGradGuard no_grad;
   const BlockParameters parameters;
   const BlockTensors folded = Fold(config, weights, parameters, at::kDouble);
   for (const char* name : {"w4a16", "w4a8kv4"}) {
+    ResidualStream stream(model, windows, cpu);
+    stream.RunBlock(weights, 8);
     const Scheme scheme = Scheme::Parse(name);
-    const auto loss = [&](const QuantizedWeights& quantized) {
+    const auto outputs = [&](const QuantizedWeights& quantized) {
       const BlockTensors block = QuantizedForward(folded, quantized, parameters, scheme);
-      const at::Tensor y =
-          BlockForward(config, block, stream.rope(), stream.inputs(), /*amp=*/false);
+      return BlockForward(config, block, stream.rope(), stream.inputs(), /*amp=*/false);
+    };
+    const auto loss = [&](const at::Tensor& y) {
       return (y - stream.outputs()).square().mean().item<double>();
     };
-    const double rounded = loss(RoundWeights(folded, parameters, scheme));
-    const double chosen =
-        loss(GptqBlock(config, folded, parameters, scheme, stream, {}, "block 1"));
-    EXPECT_LT(chosen, 0.8 * rounded) << name;
+    const double rounded = loss(outputs(RoundWeights(folded, parameters, scheme)));
+    GptqBlockOptions options;
+    options.batch = 8;
+    const at::Tensor y =
+        outputs(GptqBlock(config, folded, parameters, scheme, options, "block 1", &stream));
+    EXPECT_LT(loss(y), 0.8 * rounded) << name;
+    EXPECT_TRUE(at::equal(y, stream.quantized_inputs())) << name;
   }
 }
 
