@@ -2,12 +2,11 @@
 
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
-#include <torch/optim/adamw.h>
+#include <torch/csrc/autograd/autograd.h>
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <memory>
 #include <numbers>
 #include <numeric>
 #include <utility>
@@ -15,7 +14,9 @@
 
 #include "flatquant/base/error.h"
 #include "flatquant/base/rng.h"
+#include "flatquant/compress/flat_adamw.h"
 #include "flatquant/compress/fold.h"
+#include "flatquant/compress/step_replay.h"
 
 namespace flatquant::compress {
 namespace {
@@ -78,55 +79,64 @@ class BlockTrainer {
   }
 
   void Train(const std::function<void()>& on_step) {
-    using torch::optim::AdamWOptions;
-    std::vector<torch::optim::OptimizerParamGroup> groups;
-    std::vector<double> rates;
-    const auto add = [&](const std::vector<at::Tensor>& tensors, double rate) {
-      if (tensors.empty()) return;
-      groups.emplace_back(tensors, std::make_unique<AdamWOptions>(rate));
-      rates.push_back(rate);
-    };
-    add(parameters_.TransformTensors(), options_.lr);
-    add(parameters_.ClipTensors(), options_.clip_lr);
-    add(parameters_.CorrectionTensors(), options_.weight_lr);
+    const int64_t steps = TrainingSteps(options_, stream_.windows());
+    if (steps == 0) return;
+    // The corrections are much larger than the rest: first, so that they are aligned.
+    std::vector<FlatAdamW::Group> groups;
+    for (FlatAdamW::Group& group :
+         std::vector<FlatAdamW::Group>{{parameters_.CorrectionTensors(), options_.weight_lr},
+                                       {parameters_.TransformTensors(), options_.lr},
+                                       {parameters_.ClipTensors(), options_.clip_lr}}) {
+      if (!group.tensors.empty()) groups.push_back(std::move(group));
+    }
     if (groups.empty()) return;
-    torch::optim::AdamW optimizer(std::move(groups), AdamWOptions().weight_decay(0.01));
+    FlatAdamW optimizer(groups, steps, [steps](int64_t step) { return CosineRate(step, steps); });
 
+    const at::TensorOptions floats = stream_.rope().cos.options();
+    const at::IntArrayRef all = inputs_.sizes();
+    const int64_t batch = std::min(options_.batch, all[0]);
+    const at::Tensor x = at::empty({batch, all[1], all[2]}, floats);
+    const at::Tensor target = at::empty_like(x);
+    StepReplay step_all(floats.device(), [&] { Step(x, target, &optimizer); });
+
+    int64_t step = 0;
     Rng rng(options_.seed);
     std::vector<int64_t> order(static_cast<size_t>(stream_.windows()));
     std::iota(order.begin(), order.end(), int64_t{0});
-    const int64_t steps = TrainingSteps(options_, stream_.windows());
-    int64_t step = 0;
     for (int epoch = 0; epoch < options_.epochs; ++epoch) {
       for (size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[rng.Below(i)]);
-      for (size_t begin = 0; begin < order.size(); begin += static_cast<size_t>(options_.batch)) {
-        const size_t count = std::min(static_cast<size_t>(options_.batch), order.size() - begin);
-        const at::ArrayRef<int64_t> chosen(order.data() + begin, count);
-        for (size_t group = 0; group < rates.size(); ++group) {
-          optimizer.param_groups()[group].options().set_lr(rates[group] * CosineRate(step, steps));
+      // One transfer per epoch: the host would wait for the device in each.
+      const at::Tensor chosen = at::tensor(order).to(inputs_.device());
+      for (int64_t begin = 0; begin < all[0]; begin += batch) {
+        const int64_t count = std::min(batch, all[0] - begin);
+        const at::Tensor part = chosen.narrow(0, begin, count);
+        const at::Tensor some = x.narrow(0, 0, count), its_target = target.narrow(0, 0, count);
+        ResidualStream::Select(inputs_, part, some);
+        ResidualStream::Select(stream_.outputs(), part, its_target);
+        optimizer.Seek(step++);
+        if (count == batch) {
+          step_all();
+        } else {
+          Step(some, its_target, &optimizer);
         }
-        Step(chosen, &optimizer);
-        ++step;
         if (on_step) on_step();
       }
     }
   }
 
-  void Step(at::ArrayRef<int64_t> chosen, torch::optim::AdamW* optimizer) const {
-    for (auto& group : optimizer->param_groups()) {
-      for (at::Tensor& parameter : group.params()) parameter.mutable_grad() = at::Tensor();
-    }
-    const at::Tensor y = Forward(stream_.Select(inputs_, chosen));
+  void Step(const at::Tensor& x, const at::Tensor& target, FlatAdamW* optimizer) const {
+    const at::Tensor y = Forward(x);
     at::Tensor gradient;
     {
       // d(MSE / stop_gradient(MSE)) / dy = 2 (y - target) / (n MSE), MSE = sum / n.
       at::NoGradGuard no_grad;
-      gradient = y - stream_.Select(stream_.outputs(), chosen);
+      gradient = y - target;
       const at::Tensor sum = gradient.square().sum();
       gradient.mul_(2.0 / sum.clamp_min(std::numeric_limits<float>::min()));
     }
-    y.backward(gradient);
-    optimizer->step();
+    optimizer->Step(torch::autograd::grad({y}, optimizer->parameters(), {gradient},
+                                          /*retain_graph=*/false, /*create_graph=*/false,
+                                          /*allow_unused=*/true));
   }
 
   [[noreturn]] static void Diverged() {

@@ -20,6 +20,10 @@ at::Tensor Piece(const at::Tensor& v, const at::Tensor& offset, double limit,
 
 }  // namespace
 
+ColumnMap ColumnMap::To(at::Device device) const {
+  return {width, bits, scale, channel.to(device), piece.to(device), is_last.to(device)};
+}
+
 ColumnMap MakeColumnMap(int bits, float scale, int64_t width, const at::Tensor& channel,
                         const at::Tensor& piece) {
   FLATQUANT_CHECK(channel.size(0) >= width && channel.sizes() == piece.sizes());

@@ -19,9 +19,10 @@ struct ColumnMap {
   at::Tensor is_last;  // bool [columns]: the channel has no further piece
 
   bool defined() const { return channel.defined(); }
+  ColumnMap To(at::Device device) const;
 };
 
-// channel, piece: as in ColumnMap, the columns from `width` on sorted.
+// channel, piece: as in ColumnMap, the columns from `width` on sorted; on the CPU.
 ColumnMap MakeColumnMap(int bits, float scale, int64_t width, const at::Tensor& channel,
                         const at::Tensor& piece);
 

@@ -58,10 +58,11 @@ PackedLinear PackLinear(const QuantizedWeight& weight) {
 
 void PackColumns(const ColumnMap& columns, PackedSite* site) {
   site->act_scale = Tensor::Floats({1}, {columns.scale});
-  const auto channel = columns.channel.accessor<int64_t, 1>();
-  const auto piece = columns.piece.accessor<int64_t, 1>();
+  const ColumnMap here = columns.To(at::kCPU);
+  const auto channel = here.channel.accessor<int64_t, 1>();
+  const auto piece = here.piece.accessor<int64_t, 1>();
   std::vector<ExtraColumn> extra;
-  for (int64_t c = columns.width; c < columns.channel.size(0); ++c) {
+  for (int64_t c = here.width; c < here.channel.size(0); ++c) {
     extra.push_back({static_cast<int32_t>(channel[c]), static_cast<int32_t>(piece[c])});
   }
   site->extra_columns = PackExtraColumns(extra);
@@ -98,15 +99,17 @@ BlockTensors WithActivationGrids(BlockTensors folded, const BlockParameters& par
 // Cuts the weights of a flattened site, which is folded otherwise, into its columns.
 void Flatten(Site site, const SiteFlattening& flattening, BlockTensors* block) {
   const at::Tensor& any = block->weights[static_cast<size_t>(LinearsOf(site)[0])];
+  const at::Device device = any.device();
   block->site(site).columns = MakeColumnMap(flattening.bits, flattening.act_scale, any.size(1),
-                                            flattening.channel, flattening.piece);
+                                            flattening.channel, flattening.piece)
+                                  .To(device);
   size_t index = 0;
   for (const Linear which : LinearsOf(site)) {
     at::Tensor& weight = block->weights[static_cast<size_t>(which)];
     const double threshold =
         static_cast<double>(flattening.weight_scales.at(index++)) * LargestCode(flattening.bits);
-    weight = SplitWeight(weight, flattening.channel, flattening.weight_piece,
-                         flattening.weight_pieces, threshold);
+    weight = SplitWeight(weight, flattening.channel.to(device), flattening.weight_piece.to(device),
+                         flattening.weight_pieces.to(device), threshold);
   }
 }
 

@@ -1,6 +1,7 @@
 #include "flatquant/compress/residual_stream.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include <algorithm>
 #include <utility>
@@ -42,8 +43,12 @@ at::Tensor ResidualStream::Batch(const at::Tensor& all, int64_t begin, int64_t c
   return all.narrow(0, begin, count).to(device_);
 }
 
-at::Tensor ResidualStream::Select(const at::Tensor& all, at::ArrayRef<int64_t> chosen) const {
-  return all.index_select(0, at::tensor(chosen).to(all.device())).to(device_);
+void ResidualStream::Select(const at::Tensor& all, const at::Tensor& chosen, at::Tensor into) {
+  if (all.device() == into.device()) {
+    at::index_select_out(into, all, 0, chosen);
+  } else {
+    into.copy_(all.index_select(0, chosen));
+  }
 }
 
 void ResidualStream::RunBlock(const BlockWeights& weights, int64_t batch) {

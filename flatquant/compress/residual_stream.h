@@ -54,9 +54,11 @@ class ResidualStream {
   // What enters the block, or its next half, from what was quantized before, if that was run.
   const at::Tensor& quantized_inputs() const { return quantized_.defined() ? quantized_ : inputs_; }
 
-  // `count` windows of `all` from window `begin`; those that `chosen` lists.
+  // `count` windows of `all` from window `begin`.
   at::Tensor Batch(const at::Tensor& all, int64_t begin, int64_t count) const;
-  at::Tensor Select(const at::Tensor& all, at::ArrayRef<int64_t> chosen) const;
+  // Puts the windows of `all` that `chosen` lists into a tensor of the device that computes.
+  // chosen: int64, where `all` is, so that no value of it need come to the host.
+  static void Select(const at::Tensor& all, const at::Tensor& chosen, at::Tensor into);
 
   // The largest magnitude of each channel of a site's activation: [width].
   const at::Tensor& site_maxima(Site site) const { return maxima_[static_cast<size_t>(site)]; }

@@ -3,8 +3,10 @@
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <torch/version.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <span>
 
 #include "flatquant/base/cpu_features.h"
@@ -44,6 +46,20 @@ std::string FileFingerprint(const std::filesystem::path& path) {
   return fmt::format("{} {:016x}", path.filename().string(), fingerprint.value());
 }
 
+// So that the same settings give the same bytes on a GPU, too. Before its first use.
+void UseDeterministicKernels() {
+  ::setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);  // as cuBLAS asks for it
+  at::Context& context = at::globalContext();
+  // Operations that have no such kernel only warn.
+  context.setDeterministicAlgorithms(true, /*warn_only=*/true);
+#if TORCH_VERSION_MAJOR >= 2 && (TORCH_VERSION_MAJOR > 2 || TORCH_VERSION_MINOR >= 5)
+  // A debugging aid that costs a pass over every new tensor.
+  context.setDeterministicFillUninitializedMemory(false);
+  // Its choice of kernels depends on timings.
+  context.setSDPUseCuDNN(false);
+#endif
+}
+
 }  // namespace
 
 std::unique_ptr<const Method> FindMethod(const QuantizeOptions& options) {
@@ -70,6 +86,7 @@ at::Device ParseDevice(const QuantizeOptions& options) {
   }
   try {
     const at::Device device(name);
+    if (!device.is_cpu()) UseDeterministicKernels();
     at::empty({1}, at::TensorOptions().device(device));  // fails where the device is not there
     return device;
   } catch (const c10::Error&) {

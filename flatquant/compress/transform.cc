@@ -4,8 +4,10 @@
 
 #include <cmath>
 #include <string>
+#include <tuple>
 
 #include "flatquant/base/error.h"
+#include "flatquant/compress/cayley.h"
 
 namespace flatquant::compress {
 
@@ -80,7 +82,7 @@ MatrixPair InvertibleMatrix::Evaluate(at::ScalarType type) const {
       const at::Tensor lower = skew_.to(type).tril(-1);
       const at::Tensor identity = at::eye(n_, lower.options());
       const at::Tensor half = (lower - lower.transpose(1, 2)) * 0.5;
-      const at::Tensor cayley = at::linalg_inv(identity + half) * 2.0 - identity;
+      const at::Tensor cayley = InverseOfIdentityPlus(half) * 2.0 - identity;
       const at::Tensor orthogonal = at::matmul(bases_.to(type), cayley);
       const at::Tensor u = orthogonal.select(0, 0);
       const at::Tensor vt = orthogonal.select(0, 1).t();
@@ -89,7 +91,8 @@ MatrixPair InvertibleMatrix::Evaluate(at::ScalarType type) const {
     }
     case Kind::kDirectInverse: {
       const at::Tensor p = matrix_.to(type);
-      return {p, at::linalg_inv(p).t().contiguous()};
+      // Without a check, which would make the host wait: a loss that is not finite shows it.
+      return {p, std::get<0>(at::linalg_inv_ex(p)).t().contiguous()};
     }
     case Kind::kFixed:
       return {matrix_.to(type), inverse_.to(type)};

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "flatquant/base/error.h"
+#include "flatquant/compress/cayley.h"
 
 namespace flatquant::compress {
 namespace {
@@ -22,6 +23,24 @@ void Perturb(const InvertibleMatrix& matrix, double size, Rng& rng) {
     float* values = parameter.data_ptr<float>();
     for (int64_t i = 0; i < parameter.numel(); ++i) {
       values[i] += static_cast<float>(size * rng.Normal());
+    }
+  }
+}
+
+// Matrices whose largest singular value is `norm`. Tolerance: a few products of n terms
+// each, whose size is that of the inverse, at most 1.
+TEST(InverseByIteration, EqualsTheInverse) {
+  for (const int64_t n : {1, 2, 7, 64, 86, 128}) {
+    for (const double norm : {0.0, 1e-3, 0.5, 3.0, 10.0}) {
+      Rng rng(static_cast<uint64_t>(n));
+      at::Tensor values = at::empty({2, n, n}, at::kDouble);
+      for (int64_t i = 0; i < values.numel(); ++i) values.data_ptr<double>()[i] = rng.Normal();
+      const at::Tensor skew = values - values.transpose(1, 2);
+      const at::Tensor size = at::linalg_matrix_norm(skew, 2, {1, 2}, /*keepdim=*/true);
+      const at::Tensor scaled = (skew * (norm / size.clamp_min(1e-30))).to(at::kFloat);
+      const at::Tensor expected = InverseOfIdentityPlus(scaled.to(at::kDouble));
+      const double tolerance = 0x1p-24 * (static_cast<double>(n) + 10) * (1 + norm);
+      EXPECT_LE(MaxError(InverseByIteration(scaled), expected), tolerance) << n << " " << norm;
     }
   }
 }

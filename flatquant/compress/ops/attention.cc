@@ -9,6 +9,7 @@
 
 #include "flatquant/base/error.h"
 #include "flatquant/compress/ops/attention_blocks.h"
+#include "flatquant/compress/ops/attention_flash.h"
 #include "flatquant/compress/ops/composite.h"
 #include "flatquant/compress/ops/cpu_path.h"
 #include "flatquant/compress/ops/gemm.h"
@@ -350,7 +351,8 @@ at::Tensor CausalAttention(const at::Tensor& q, const at::Tensor& k, const at::T
   FLATQUANT_CHECK(q.size(0) == k.size(0) && q.size(1) == k.size(1) && q.size(3) == k.size(3));
   FLATQUANT_CHECK(q.size(2) % k.size(2) == 0 && window >= 0);
   if (!IsCpuFloat(q) || !IsCpuFloat(k) || !IsCpuFloat(v) || q.numel() == 0) {
-    return composite::CausalAttention(q, k, v, window, amp);
+    return TakesFlashAttention(q, window, amp) ? FlashAttention(q, k, v)
+                                               : composite::CausalAttention(q, k, v, window, amp);
   }
   return AttentionFunction::apply(q, k, v, window, amp && GemmTakesBFloat16());
 }

@@ -6,6 +6,8 @@
 #include <limits>
 #include <tuple>
 
+#include "flatquant/compress/ops/adamw.h"
+
 namespace flatquant::compress::composite {
 namespace {
 
@@ -120,6 +122,15 @@ at::Tensor KronTransform(const at::Tensor& x, const at::Tensor& left, const at::
   if (right.defined()) y = at::matmul(y, right);
   if (left.defined()) y = at::matmul(left.t(), y);
   return y.reshape(x.sizes());
+}
+
+void AdamWStep(const at::Tensor& p, const at::Tensor& m, const at::Tensor& v, const at::Tensor& g,
+               const at::Tensor& rate, const at::Tensor& factors, double decay) {
+  const at::Tensor r = rate * factors.select(0, 0);
+  m.mul_(kAdamBeta1).add_(g, 1 - kAdamBeta1);
+  v.mul_(kAdamBeta2).addcmul_(g, g, 1 - kAdamBeta2);
+  const at::Tensor size = (v.sqrt() * factors.select(0, 2)).add_(kAdamEpsilon);
+  p.mul_(1 - r * decay).sub_((m / size).mul_(r).mul_(factors.select(0, 1)));
 }
 
 }  // namespace flatquant::compress::composite

@@ -24,5 +24,7 @@ at::Tensor RmsNorm(const at::Tensor& x, const at::Tensor& weight, double eps);
 at::Tensor Swiglu(const at::Tensor& gate, const at::Tensor& up);
 at::Tensor Rope(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin);
 at::Tensor KronTransform(const at::Tensor& x, const at::Tensor& left, const at::Tensor& right);
+void AdamWStep(const at::Tensor& p, const at::Tensor& m, const at::Tensor& v, const at::Tensor& g,
+               const at::Tensor& rate, const at::Tensor& factors, double decay);
 
 }  // namespace flatquant::compress::composite

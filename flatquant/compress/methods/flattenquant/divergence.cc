@@ -40,8 +40,8 @@ double SiteDivergence(const BlockTask& task, const BlockParameters& base, Site s
     weight = RoundToNearest(weight, WeightGridOf(weight, parameters, which, scheme)).Values();
   }
   const int64_t windows = std::min(kWindows, task.stream->windows());
-  const at::Tensor x = task.stream->inputs().narrow(0, 0, windows);
-  const at::Tensor p = LogProbabilities(task.stream->outputs().narrow(0, 0, windows));
+  const at::Tensor x = task.stream->Batch(task.stream->inputs(), 0, windows);
+  const at::Tensor p = LogProbabilities(task.stream->Batch(task.stream->outputs(), 0, windows));
   const at::Tensor q =
       LogProbabilities(BlockForward(task.config, block, task.stream->rope(), x, /*amp=*/false));
   return (p.exp() * (p - q)).sum(-1).mean().item<double>();
