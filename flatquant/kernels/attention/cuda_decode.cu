@@ -5,6 +5,7 @@
 #include "flatquant/kernels/attention/cuda_attention.h"
 #include "flatquant/kernels/attention/cuda_check.h"
 #include "flatquant/kernels/attention/cuda_held_plane.cuh"
+#include "flatquant/kernels/cuda/dependent_launch.cuh"
 #include "flatquant/kernels/cuda/device.cuh"
 #include "flatquant/kernels/cuda/element.cuh"
 #include "flatquant/kernels/cuda/head_dim.cuh"
@@ -64,17 +65,13 @@ void ForBlock(const CudaAttentionDecodeArgs& args, const Run& run) {
   });
 }
 
+template <typename B>
 int64_t Splits(const CudaAttentionDecodeArgs& args) {
-  int64_t splits = 0;
-  ForBlock(args, [&](auto block) {
-    using B = typename decltype(block)::type;
-    const int64_t groups = args.k.heads * CeilDiv(args.heads / args.k.heads, kGroupRows);
-    const int64_t ctas = CurrentCudaDevice().sm_count * int64_t{B::kCtasPerSm};
-    // At least one block of positions for each warp.
-    splits = std::clamp<int64_t>(CeilDiv(ctas, groups * args.tokens), 1,
-                                 CeilDiv(args.max_length, kWarps * B::kPositions));
-  });
-  return splits;
+  const int64_t groups = args.k.heads * CeilDiv(args.heads / args.k.heads, kGroupRows);
+  const int64_t ctas = CurrentCudaDevice().sm_count * int64_t{B::kCtasPerSm};
+  // At least one block of positions for each warp.
+  return std::clamp<int64_t>(CeilDiv(ctas, groups * args.tokens), 1,
+                             CeilDiv(args.max_length, kWarps * B::kPositions));
 }
 
 // A share's result: sums of weights times V, relative to the share's largest score.
@@ -159,6 +156,8 @@ __global__ void __launch_bounds__(kWarps * 32, Block<T, kDim, kPackedK, kPackedV
   using B = Block<T, kDim, kPackedK, kPackedV>;
   constexpr int kBlock = B::kPositions;
   extern __shared__ __align__(256) uint8_t shared[];
+  cuda::LetSuccessorStart();
+  cuda::WaitForPredecessor();
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
   const int g = lane / 4;
@@ -242,6 +241,8 @@ __global__ void __launch_bounds__(kWarps * 32, Block<T, kDim, kPackedK, kPackedV
 template <typename T, int kDim>
 __global__ void __launch_bounds__(kDim)
     CombineKernel(const Partial* partials, const float* vectors, int splits, T* y) {
+  cuda::LetSuccessorStart();
+  cuda::WaitForPredecessor();
   const int64_t vector = blockIdx.x;
   float top = -INFINITY;
   for (int s = 0; s < splits; ++s) {
@@ -263,7 +264,9 @@ __global__ void __launch_bounds__(kDim)
 }  // namespace
 
 int64_t CudaAttentionWorkspaceBytes(const CudaAttentionDecodeArgs& args) {
-  const int64_t splits = Splits(args);
+  // Enough for any formats of the planes: how a block is cut depends on nothing else.
+  const int64_t splits = std::max(Splits<Block<__half, 64, true, true>>(args),
+                                  Splits<Block<__half, 64, false, false>>(args));
   if (splits == 1) return 0;
   return args.tokens * args.heads * splits *
          (static_cast<int64_t>(sizeof(Partial)) + args.k.head_dim * 4);
@@ -273,23 +276,23 @@ void CudaAttentionDecode(const CudaAttentionDecodeArgs& args, CudaStream stream)
   CheckCudaAttention(args);
   FLATQUANT_CHECK(args.max_length <= args.k.capacity);
   if (args.tokens == 0) return;
-  const int64_t splits = Splits(args);
   const int64_t row_blocks = CeilDiv(args.heads / args.k.heads, kGroupRows);
-  const dim3 grid(static_cast<unsigned>(splits), static_cast<unsigned>(args.k.heads * row_blocks),
-                  static_cast<unsigned>(args.tokens));
   const auto launch = [&]<typename T, int kDim, bool kPackedK, bool kPackedV>(
                           std::type_identity<Block<T, kDim, kPackedK, kPackedV>>) {
     constexpr size_t kShared =
         std::max(kWarps * kSlots * sizeof(Block<T, kDim, kPackedK, kPackedV>), sizeof(Merge<kDim>));
+    const int64_t splits = Splits<Block<T, kDim, kPackedK, kPackedV>>(args);
+    const dim3 grid(static_cast<unsigned>(splits), static_cast<unsigned>(args.k.heads * row_blocks),
+                    static_cast<unsigned>(args.tokens));
     const auto kernel = DecodeKernel<T, kDim, kPackedK, kPackedV>;
     AllowSharedMemory(kernel, kShared);
-    kernel<<<grid, kWarps * 32, kShared, stream>>>(args, static_cast<int>(row_blocks));
+    LaunchDependent(kernel, grid, kWarps * 32, kShared, stream, args, static_cast<int>(row_blocks));
     if (splits == 1) return;
     const int64_t vectors = args.tokens * args.heads;
     const Partial* partials = static_cast<const Partial*>(args.workspace);
-    CombineKernel<T, kDim><<<static_cast<unsigned>(vectors), kDim, 0, stream>>>(
-        partials, reinterpret_cast<const float*>(partials + vectors * splits),
-        static_cast<int>(splits), static_cast<T*>(args.y));
+    LaunchDependent(CombineKernel<T, kDim>, static_cast<unsigned>(vectors), kDim, 0, stream,
+                    partials, reinterpret_cast<const float*>(partials + vectors * splits),
+                    static_cast<int>(splits), static_cast<T*>(args.y));
   };
   ForBlock(args, launch);
   CheckCudaLaunch("CudaAttentionDecode");

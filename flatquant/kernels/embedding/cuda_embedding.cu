@@ -1,6 +1,7 @@
 #include "flatquant/kernels/embedding/cuda_embedding.h"
 
 #include "flatquant/base/error.h"
+#include "flatquant/kernels/cuda/dependent_launch.cuh"
 #include "flatquant/kernels/cuda/device.cuh"
 
 namespace flatquant {
@@ -8,6 +9,8 @@ namespace {
 
 // A CTA per row.
 __global__ void EmbeddingKernel(CudaEmbeddingArgs args) {
+  cuda::LetSuccessorStart();
+  cuda::WaitForPredecessor();
   const int64_t words = args.cols / 8;
   const int32_t id = args.ids[blockIdx.x];
   const bool known = id >= 0 && id < args.vocab;
@@ -22,7 +25,7 @@ __global__ void EmbeddingKernel(CudaEmbeddingArgs args) {
 void CudaEmbedding(const CudaEmbeddingArgs& args, CudaStream stream) {
   FLATQUANT_CHECK(args.cols % 8 == 0);
   if (args.rows == 0) return;
-  EmbeddingKernel<<<static_cast<unsigned>(args.rows), 256, 0, stream>>>(args);
+  LaunchDependent(EmbeddingKernel, static_cast<unsigned>(args.rows), 256, 0, stream, args);
   CheckCudaLaunch("CudaEmbedding");
 }
 

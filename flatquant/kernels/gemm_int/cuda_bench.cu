@@ -4,6 +4,7 @@
 
 #include "flatquant/kernels/cuda/bench.cuh"
 #include "flatquant/kernels/gemm_int/cuda_gemm_int.h"
+#include "flatquant/kernels/gemm_int/cuda_gemm_int8.h"
 #include "flatquant/kernels/gemm_int/cuda_kernels.h"
 
 namespace flatquant {
@@ -81,9 +82,31 @@ void Few(cuda_bench::Report& report) {
   }
 }
 
+// An output projection.
+void Head(cuda_bench::Report& report) {
+  for (const int64_t tokens : {1, 4, 16, 64}) {
+    for (const int64_t rows : {32000, 128256}) {
+      const int64_t cols = 4096;
+      const DeviceBuffer<int8_t> weight = cuda_bench::RandomCodes(rows * cols, 1, 4);
+      const DeviceBuffer<int8_t> act = cuda_bench::RandomCodes(tokens * cols, 2, 4);
+      const DeviceBuffer<float> act_scale = cuda_bench::RandomScales(tokens, 3);
+      const DeviceBuffer<float> scale = cuda_bench::RandomScales(rows, 4);
+      const DeviceBuffer<float> y(tokens * rows);
+      const double seconds = cuda_bench::MedianSeconds(10, [&](int, cudaStream_t stream) {
+        CudaGemmInt8({act.get(), cols, act_scale.get(), tokens, weight.get(), cols, scale.get(),
+                      rows, cols, y.get(), rows},
+                     stream);
+      });
+      report.Bytes("gemm_int8", Name({tokens, rows, cols}), seconds,
+                   static_cast<double>(rows * cols) + 4.0 * rows + tokens * (cols + 4.0 * rows));
+    }
+  }
+}
+
 const cuda_bench::Registration kMany("gemm_int wgmma", Many);
 const cuda_bench::Registration kSome("gemm_int split", Some);
 const cuda_bench::Registration kFew("gemm_int mma", Few);
+const cuda_bench::Registration kHead("gemm_int8", Head);
 
 }  // namespace
 }  // namespace flatquant

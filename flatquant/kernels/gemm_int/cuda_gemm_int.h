@@ -40,7 +40,9 @@ struct CudaGemmIntWeights {
 };
 
 // Brings canonical nibbles [rows, ceil(cols / 2)] into the kernels' layout, once at
-// load. One layout serves every kernel, so weights are on the GPU once.
+// load. One layout serves every kernel, so weights are on the GPU once. Wait for it before
+// the weights are used: a launch may read them before its predecessor on the stream has
+// ended (cuda/dependent_launch.cuh).
 void CudaPackGemmInt(const uint8_t* canonical, int64_t rows, int64_t cols, uint8_t* packed,
                      CudaStream stream);
 

@@ -1,3 +1,4 @@
+#include "flatquant/kernels/cuda/dependent_launch.cuh"
 #include "flatquant/kernels/cuda/device.cuh"
 #include "flatquant/kernels/cuda/element.cuh"
 #include "flatquant/kernels/cuda/tensor_core.cuh"
@@ -32,18 +33,23 @@ struct Ring {
 
   __device__ uint8_t* Slot(int i) const { return slots + i % kSlots * kSlotBytes; }
 
-  // Starts the copies of the warp's i-th chunk.
-  __device__ void Request(int i) const {
+  // Starts the copies of the warp's i-th chunk: weights, then activations.
+  __device__ void RequestWeights(int i) const {
+    const int chunk = threadIdx.x / 32 + i * kWarps;
+    if (chunk >= chunks) return;
+    const uint32_t to = static_cast<uint32_t>(__cvta_generic_to_shared(Slot(i)));
+    for (int r = 0; r < kRows; ++r) {
+      const uint8_t* from = weight + int64_t{chunk} * kGemmIntTileBytes + r * kGemmIntBlockBytes;
+      const uint32_t block = to + r * kGemmIntBlockBytes + threadIdx.x % 32 * 16;
+      CopyAsync16(block, from, 16);
+      CopyAsync16(block + 512, from + 512, 16);
+    }
+  }
+  __device__ void RequestActivations(int i) const {
     const int chunk = threadIdx.x / 32 + i * kWarps;
     const int lane = threadIdx.x % 32;
     if (chunk < chunks) {
       const uint32_t to = static_cast<uint32_t>(__cvta_generic_to_shared(Slot(i)));
-      for (int r = 0; r < kRows; ++r) {
-        const uint8_t* from = weight + int64_t{chunk} * kGemmIntTileBytes + r * kGemmIntBlockBytes;
-        const uint32_t block = to + r * kGemmIntBlockBytes + lane * 16;
-        CopyAsync16(block, from, 16);
-        CopyAsync16(block + 512, from + 512, 16);
-      }
       for (int a = lane; a < kActRows * 8; a += 32) {
         const int64_t token = token0 + a / 8;
         const int64_t byte = chunk * 128 + a % 8 * 16;
@@ -110,15 +116,20 @@ __global__ void __launch_bounds__(kWarps * 32)
                          blockIdx.x * int64_t{kTokens * 8},
                          static_cast<int>((args.weights.cols + 127) / 128),
                          shared + warp * kSlots * WarpRing::kSlotBytes};
+  LetSuccessorStart();
 #pragma unroll
-  for (int i = 0; i < kSlots - 1; ++i) ring.Request(i);
+  for (int i = 0; i < kSlots - 1; ++i) ring.RequestWeights(i);
+  WaitForPredecessor();  // the weights, alone, are not its work
+#pragma unroll
+  for (int i = 0; i < kSlots - 1; ++i) ring.RequestActivations(i);
   for (int i = threadIdx.x; i < kRows * kTokens * 128; i += kWarps * 32) (&sums[0][0])[i] = 0;
   __syncthreads();
 
   int32_t acc[kRows][kTokens][4] = {};
   for (int i = 0; warp + i * kWarps < ring.chunks; ++i) {
     __syncwarp();  // all lanes are done with the slot that is filled next
-    ring.Request(i + kSlots - 1);
+    ring.RequestWeights(i + kSlots - 1);
+    ring.RequestActivations(i + kSlots - 1);
     CopyAsyncWait<kSlots - 1>();
     __syncwarp();  // the lanes' copies are visible to each other
     ring.Multiply(i, acc);
@@ -161,7 +172,7 @@ void Launch(const CudaGemmIntArgs& args, CudaStream stream) {
   ForElement(args.dtype, [&](auto element) {
     const auto kernel = MmaKernel<decltype(element), kTokens, kRows, kSlots, kActRows, kWarps>;
     AllowSharedMemory(kernel, kSharedBytes);
-    kernel<<<grid, kWarps * 32, kSharedBytes, stream>>>(args);
+    LaunchDependent(kernel, grid, kWarps * 32, kSharedBytes, stream, args);
   });
   CheckCudaLaunch("GemmIntMma");
 }

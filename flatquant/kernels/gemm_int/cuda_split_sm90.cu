@@ -1,5 +1,6 @@
 #include <type_traits>
 
+#include "flatquant/kernels/cuda/dependent_launch.cuh"
 #include "flatquant/kernels/cuda/device.cuh"
 #include "flatquant/kernels/cuda/element.cuh"
 #include "flatquant/kernels/cuda/hopper.cuh"
@@ -68,6 +69,7 @@ __global__ void __cluster_dims__(kSplit, 1, 1) __launch_bounds__(kThreads, 2)
   };
   const auto full = [&](int stage) { return barriers + 8 * stage; };
   const auto empty = [&](int stage) { return barriers + 8 * (kStages + stage); };
+  LetSuccessorStart();
   const uint32_t rank = ClusterRank();
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
@@ -93,18 +95,30 @@ __global__ void __cluster_dims__(kSplit, 1, 1) __launch_bounds__(kThreads, 2)
     if (lane == 0) {
       const uint8_t* weight =
           params.args.weights.packed + int64_t{row_tile} * params.chunks * kGemmIntTileBytes;
-      for (int k = first; k < last; ++k) {
+      const auto load_weights = [&](int k) {
         const int stage = (k - first) % kStages;
-        const uint32_t parity = (k - first) / kStages % 2;
-        BarrierWait(empty(stage), parity ^ 1);
         BarrierExpect(full(stage), kStageBytes);
         BulkLoad(weight_at(stage), weight + int64_t{k} * kGemmIntTileBytes, kGemmIntTileBytes,
                  full(stage));
+      };
+      const auto load_activations = [&](int k) {
+        const int stage = (k - first) % kStages;
         TensorLoad(act_at(stage), &act, k * kDepth, token0, full(stage));
+      };
+      // The ring is empty, and the weights, alone, are not the predecessor's work.
+      const int filled = min(last, first + kStages);
+      for (int k = first; k < filled; ++k) load_weights(k);
+      WaitForPredecessor();
+      for (int k = first; k < filled; ++k) load_activations(k);
+      for (int k = filled; k < last; ++k) {
+        BarrierWait(empty((k - first) % kStages), (k - first) / kStages % 2 ^ 1);
+        load_weights(k);
+        load_activations(k);
       }
     }
     __syncwarp();
   } else {
+    WaitForPredecessor();
     uint32_t a0[16];
     uint32_t a1[16];
     const auto step = [&](uint32_t(&a)[16], int k) {
@@ -215,7 +229,7 @@ void GemmIntSplit(const CudaGemmIntArgs& args, CudaStream stream) {
     const dim3 grid(static_cast<unsigned>(row_tiles * kSplit), static_cast<unsigned>(token_tiles));
     const auto kernel = SplitKernel<decltype(element), kSplit>;
     AllowSharedMemory(kernel, kSharedBytes);
-    kernel<<<grid, kThreads, kSharedBytes, stream>>>(act, params);
+    LaunchDependent(kernel, grid, kThreads, kSharedBytes, stream, act, params);
   };
   // Few tiles are split further: the GPU runs two CTAs per multiprocessor at once.
   const bool few = row_tiles * token_tiles * 4 <= 3 * CurrentCudaDevice().sm_count;

@@ -35,7 +35,9 @@ constexpr int64_t CudaKronPackedBytes(int64_t left_size, int64_t right_size) {
   return (left * left + right * right) * 2;
 }
 
-// left: float [L, L], right: float [R, R]; nullptr for the identity. Once at load.
+// left: float [L, L], right: float [R, R]; nullptr for the identity. Once at load: wait for
+// it before the matrices are used, which a launch may read before its predecessor on the
+// stream has ended (cuda/dependent_launch.cuh).
 void CudaPackKron(int64_t left_size, const float* left, int64_t right_size, const float* right,
                   DType dtype, void* packed, CudaStream stream);
 

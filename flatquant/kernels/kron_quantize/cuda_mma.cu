@@ -1,6 +1,7 @@
 #include <string>
 
 #include "flatquant/base/error.h"
+#include "flatquant/kernels/cuda/dependent_launch.cuh"
 #include "flatquant/kernels/cuda/device.cuh"
 #include "flatquant/kernels/cuda/tensor_core.cuh"
 #include "flatquant/kernels/kron_quantize/cuda_input.cuh"
@@ -103,6 +104,8 @@ template <typename T>
 __global__ void __launch_bounds__(kThreads) KronKernel(CudaKronQuantizeArgs args, Sizes sizes) {
   extern __shared__ uint8_t shared[];
   __shared__ Extremes extremes[kWarps];
+  LetSuccessorStart();
+  WaitForPredecessor();
   T* x = reinterpret_cast<T*>(shared);
   T* z = x + sizes.left_pad * sizes.x_stride;
   const T* left = static_cast<const T*>(args.transform.packed);
@@ -140,6 +143,8 @@ template <typename T>
 __global__ void __launch_bounds__(kThreads) RowsKernel(CudaKronQuantizeArgs args) {
   extern __shared__ uint8_t shared[];
   __shared__ Extremes extremes[kWarps];
+  LetSuccessorStart();
+  WaitForPredecessor();
   T* x = reinterpret_cast<T*>(shared);
   const int64_t token = blockIdx.x;
   const SiteInput<T> input(args, token);
@@ -176,8 +181,8 @@ void KronQuantizeMma(const CudaKronQuantizeArgs& args, CudaStream stream) {
   ForElement(args.dtype, [&](auto element) {
     const auto kernel = KronKernel<decltype(element)>;
     AllowSharedMemory(kernel, static_cast<size_t>(bytes));
-    kernel<<<static_cast<unsigned>(args.tokens), kThreads, static_cast<size_t>(bytes), stream>>>(
-        args, sizes);
+    LaunchDependent(kernel, static_cast<unsigned>(args.tokens), kThreads,
+                    static_cast<size_t>(bytes), stream, args, sizes);
   });
   CheckCudaLaunch("KronQuantizeMma");
 }
@@ -188,8 +193,8 @@ void QuantizeRows(const CudaKronQuantizeArgs& args, CudaStream stream) {
   ForElement(args.dtype, [&](auto element) {
     const auto kernel = RowsKernel<decltype(element)>;
     AllowSharedMemory(kernel, static_cast<size_t>(bytes));
-    kernel<<<static_cast<unsigned>(args.tokens), kThreads, static_cast<size_t>(bytes), stream>>>(
-        args);
+    LaunchDependent(kernel, static_cast<unsigned>(args.tokens), kThreads,
+                    static_cast<size_t>(bytes), stream, args);
   });
   CheckCudaLaunch("QuantizeRows");
 }

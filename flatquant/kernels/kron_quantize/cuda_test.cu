@@ -259,6 +259,7 @@ TEST(CudaKronQuantizeTest, ATokenOfZerosHasScaleOne) {
   const DeviceBuffer<__half> x(std::vector<__half>(4096, Host<__half>::From(0)));
   const DeviceBuffer<uint8_t> packed(static_cast<size_t>(CudaKronPackedBytes(64, 64)));
   CudaPackKron(64, nullptr, 64, nullptr, DType::kF16, packed.get(), nullptr);
+  FLATQUANT_CUDA(cudaDeviceSynchronize());
   const DeviceBuffer<int8_t> codes(4096);
   const DeviceBuffer<float> scales(1);
   CudaKronQuantizeArgs args;

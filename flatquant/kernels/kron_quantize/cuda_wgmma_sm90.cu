@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "flatquant/kernels/cuda/dependent_launch.cuh"
 #include "flatquant/kernels/cuda/device.cuh"
 #include "flatquant/kernels/cuda/hopper.cuh"
 #include "flatquant/kernels/cuda/tensor_core.cuh"
@@ -131,12 +132,14 @@ __global__ void __launch_bounds__(KronTile<kLeft, kRight>::kThreads,
   const int rows = static_cast<int>(args.transform.left_size);
   const int left_stride = (rows + 15) / 16 * 16;
   const uint16_t* packed = static_cast<const uint16_t*>(args.transform.packed);
+  LetSuccessorStart();
   LoadMatrixPanels<kLeft, (kLeft + 63) / 64 * 64>(packed, left_stride, left);
   LoadMatrixPanels<kRight, kRight>(packed + left_stride * left_stride, kRight, right);
   for (int i = rows * kRight / 8 + threadIdx.x; i < kLeft * kRight / 8; i += Tile::kThreads) {
     StoreShared(PanelAddress(x, Tile::kLeftPanel, i / (kRight / 8), i % (kRight / 8)), uint4{});
   }
   CopyAsyncCommit();
+  WaitForPredecessor();  // the matrices, alone, are not its work
   const float top = static_cast<float>((1 << (args.bits - 1)) - 1);
   // A thread's places: the same chunk of every 16th row of X, the same pair of chunks of
   // every 32nd row of codes. These are multiples of eight, so the swizzle stays.
@@ -250,7 +253,8 @@ void Launch(const CudaKronQuantizeArgs& args, CudaStream stream) {
     FLATQUANT_CUDA(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_sm, kernel, Tile::kThreads,
                                                                  Tile::kSharedBytes));
     const int64_t blocks = std::min<int64_t>(args.tokens, per_sm * CurrentCudaDevice().sm_count);
-    kernel<<<static_cast<unsigned>(blocks), Tile::kThreads, Tile::kSharedBytes, stream>>>(args);
+    LaunchDependent(kernel, static_cast<unsigned>(blocks), Tile::kThreads, Tile::kSharedBytes,
+                    stream, args);
   });
   CheckCudaLaunch("KronQuantizeWgmma");
 }

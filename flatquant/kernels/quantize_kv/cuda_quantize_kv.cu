@@ -1,6 +1,7 @@
 #include "flatquant/kernels/quantize_kv/cuda_quantize_kv.h"
 
 #include "flatquant/base/error.h"
+#include "flatquant/kernels/cuda/dependent_launch.cuh"
 #include "flatquant/kernels/cuda/device.cuh"
 #include "flatquant/kernels/cuda/element.cuh"
 #include "flatquant/kernels/cuda/head_dim.cuh"
@@ -204,6 +205,8 @@ __device__ void StoreRow(const Vectors<kDim>& v, int h, T* row) {
 template <typename T, int kDim>
 __global__ void __launch_bounds__(kWarps * 32)
     QuantizeKvKernel(const __grid_constant__ CudaQuantizeKvArgs args) {
+  cuda::LetSuccessorStart();
+  cuda::WaitForPredecessor();
   const int64_t first = (blockIdx.x * int64_t{kWarps} + threadIdx.x / 32) * 16;
   if (first >= args.tokens) return;
   Rows rows;
@@ -273,8 +276,8 @@ void CudaQuantizeKv(const CudaQuantizeKvArgs& args, CudaStream stream) {
                   static_cast<unsigned>(args.heads + 2 * args.k.heads));
   cuda::ForHeadDim(args.k.head_dim, [&](auto dim) {
     cuda::ForElement(args.dtype, [&](auto element) {
-      QuantizeKvKernel<decltype(element), decltype(dim)::value>
-          <<<grid, kWarps * 32, 0, stream>>>(args);
+      LaunchDependent(QuantizeKvKernel<decltype(element), decltype(dim)::value>, grid, kWarps * 32,
+                      0, stream, args);
     });
   });
   CheckCudaLaunch("CudaQuantizeKv");
