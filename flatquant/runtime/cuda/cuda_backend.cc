@@ -113,7 +113,7 @@ class CudaBackend : public Backend {
                                 stream_,
                                 profile});
     // A step of one pool's sequences is worth a graph: its kernels are short.
-    if (runs_.size() == 1 && runs_[0].is_decode && profile == nullptr) {
+    if (runs_.size() == 1 && runs_[0].is_decode() && profile == nullptr) {
       RunStep();
     } else {
       RunBlocks();

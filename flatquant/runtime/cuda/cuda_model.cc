@@ -78,14 +78,16 @@ void FillRows(const PackedLinear& linear, int64_t rows, int64_t cols, const Load
 
 int64_t RoundUp8(int64_t n) { return (n + 7) / 8 * 8; }
 
-// The linears [begin, end) of a site as one product.
+// The linears of a site that `names` says as one product.
 CudaLinears LoadLinears(const PackedBlock& block, const ModelConfig& config,
                         std::span<const Linear> names, int act_bits, const Loading& loading) {
   CudaLinears loaded;
   loaded.cols = ShapeOf(config, names[0]).cols;
-  loaded.is_integer = act_bits <= 8 && std::all_of(names.begin(), names.end(), [&](Linear name) {
-                        return block.linear(name).bits <= kMostIntegerWeightBits;
-                      });
+  // CudaGemmW4A16 reads eight activations at a time.
+  loaded.is_packed = (act_bits <= 8 || loaded.cols % 8 == 0) &&
+                     std::all_of(names.begin(), names.end(), [&](Linear name) {
+                       return block.linear(name).bits <= kMostIntegerWeightBits;
+                     });
   std::vector<uint8_t> codes;
   std::vector<uint16_t> floats;
   std::vector<float> scale, bias;
@@ -95,7 +97,7 @@ CudaLinears LoadLinears(const PackedBlock& block, const ModelConfig& config,
     const int64_t rows = ShapeOf(config, name).rows;
     loaded.rows = RoundUp8(loaded.rows);
     const int64_t row_bytes = PackedRowBytes(4, loaded.cols);
-    if (loaded.is_integer) {
+    if (loaded.is_packed) {
       codes.resize(static_cast<size_t>(loaded.rows * row_bytes));
       const auto* from = reinterpret_cast<const uint8_t*>(linear.weight.data);
       codes.insert(codes.end(), from, from + rows * row_bytes);
@@ -116,7 +118,7 @@ CudaLinears LoadLinears(const PackedBlock& block, const ModelConfig& config,
     bias.resize(static_cast<size_t>(loaded.rows));
     MappedFile::ReleasePages(linear.weight.data, linear.weight.bytes());
   }
-  if (loaded.is_integer) {
+  if (loaded.is_packed) {
     const size_t padded = static_cast<size_t>(CudaGemmIntPaddedRows(loaded.rows));
     scale.resize(padded);
     loaded.scale = DeviceBuffer<float>(scale);
@@ -208,6 +210,20 @@ DeviceBuffer<uint16_t> LoadTable(const PackedLinear& table, const ModelConfig& c
   return DeviceBuffer<uint16_t>(rows);
 }
 
+// Codes of any width as bytes.
+void LoadHeadCodes(const PackedLinear& head, CudaModel* model) {
+  const ModelConfig& config = model->config;
+  const size_t stride = static_cast<size_t>(model->head_stride());
+  const auto row_bytes = static_cast<size_t>(PackedRowBytes(head.bits, config.hidden));
+  std::vector<int8_t> codes(static_cast<size_t>(config.vocab) * stride);
+  for (size_t r = 0; r < static_cast<size_t>(config.vocab); ++r) {
+    UnpackRow(head.bits, head.weight.data + r * row_bytes, config.hidden,
+              codes.data() + r * stride);
+  }
+  model->head_codes = DeviceBuffer<int8_t>(codes);
+  model->head_scale = DeviceBuffer<float>(head.scale.ToFloat());
+}
+
 }  // namespace
 
 CudaGemmIntWeights CudaLinears::weights() const {
@@ -244,8 +260,11 @@ CudaModel LoadCudaModel(PackedModel model, DType dtype, ThreadPool& pool) {
   loaded.final_norm = Upload16(dtype, model.final_norm.ToFloat());
   loaded.head_act_bits = model.head.act_bits;
   loaded.embedding = LoadTable(EmbeddingTable(model), loaded.config, loading);
-  if (!loaded.config.tied_embeddings) {
-    loaded.lm_head = LoadTable(HeadLinear(model), loaded.config, loading);
+  const PackedLinear head = HeadLinear(model);
+  if (head.bits <= 8 && model.head.act_bits <= 8) {
+    LoadHeadCodes(head, &loaded);
+  } else if (!loaded.config.tied_embeddings) {
+    loaded.lm_head = LoadTable(head, loaded.config, loading);
   }
   loaded.rope_frequencies = RopeFrequencies(loaded.config.rope, loaded.config.head_dim);
   return loaded;

@@ -24,13 +24,13 @@ struct CudaLinears {
   int64_t cols = 0;
   int64_t first_row = 0;  // of the site's output
   size_t clip = 0;        // which of the site's quantizations they read
-  // Integers where weights have at most 4 bits and the activations at most 8, else
-  // 16-bit floats [rows, cols].
-  bool is_integer = false;
+  // Weights of at most 4 bits stay packed where a kernel multiplies them with the site's
+  // activations; others are 16-bit floats [rows, cols].
+  bool is_packed = false;
   DeviceBuffer<uint8_t> packed;
   DeviceBuffer<uint16_t> floats;
   DeviceBuffer<float> scale;
-  DeviceBuffer<float> bias;        // integers'; empty without
+  DeviceBuffer<float> bias;        // packed ones'; empty without
   DeviceBuffer<uint16_t> bias_16;  // floats'; empty without
 
   CudaGemmIntWeights weights() const;
@@ -73,11 +73,20 @@ struct CudaModel {
   DeviceBuffer<uint16_t> final_norm;
   int head_act_bits = 16;
   DeviceBuffer<uint16_t> embedding;  // [vocab, hidden]
-  DeviceBuffer<uint16_t> lm_head;    // [vocab, hidden]; empty: the embedding
+  // The output projection: 8-bit codes where it has some and activations have 8 bits too,
+  // else floats; with neither it is the embedding.
+  DeviceBuffer<uint16_t> lm_head;   // [vocab, hidden]
+  DeviceBuffer<int8_t> head_codes;  // [vocab, head_stride()]
+  DeviceBuffer<float> head_scale;   // [vocab]
   std::vector<double> rope_frequencies;
 
   const uint16_t* head() const { return lm_head.size() > 0 ? lm_head.get() : embedding.get(); }
-  uint64_t head_bytes() const { return static_cast<uint64_t>(config.vocab * config.hidden) * 2; }
+  bool has_integer_head() const { return head_codes.size() > 0; }
+  int64_t head_stride() const { return RoundUpTo(config.hidden, 16); }
+  uint64_t head_bytes() const {
+    if (has_integer_head()) return head_codes.bytes() + head_scale.bytes();
+    return static_cast<uint64_t>(config.vocab * config.hidden) * sizeof(uint16_t);
+  }
 };
 
 // Uploads a model to the current device. dtype: kF16 or kBF16. Errors: cuda.unsupported

@@ -4,8 +4,9 @@
 #include <cmath>
 
 #include "flatquant/base/error.h"
-#include "flatquant/kernels/attention/cuda_attention.h"
 #include "flatquant/kernels/embedding/cuda_embedding.h"
+#include "flatquant/kernels/gemm_float/cuda_gemm_w4a16.h"
+#include "flatquant/kernels/gemm_int/cuda_gemm_int8.h"
 #include "flatquant/kernels/kron_quantize/cuda_dequantize.h"
 
 namespace flatquant {
@@ -39,13 +40,16 @@ void CutIntoRuns(std::span<const Segment> segments, std::vector<CudaRun>* runs) 
   for (const Segment& segment : segments) {
     const auto& cache = static_cast<const CudaSequenceCache&>(*segment.cache);
     const bool is_decode = segment.tokens == 1;
-    if (is_decode && !runs->empty() && runs->back().is_decode &&
-        runs->back().pool == &cache.pool()) {
-      ++runs->back().rows;
-      continue;
+    const bool continues = !runs->empty() && runs->back().pool == &cache.pool() &&
+                           runs->back().is_decode() == is_decode &&
+                           std::ssize(runs->back().prompts) < kCudaMaxSegments;
+    if (!continues) runs->push_back({&cache.pool(), segment.row_begin, 0, {}});
+    CudaRun& run = runs->back();
+    if (!is_decode) {
+      run.prompts.push_back({cache.slot(), static_cast<int32_t>(segment.first_position),
+                             static_cast<int32_t>(run.rows), static_cast<int32_t>(segment.tokens)});
     }
-    runs->push_back({&cache.pool(), segment.row_begin, segment.tokens, is_decode, cache.slot(),
-                     segment.first_position});
+    run.rows += segment.tokens;
   }
 }
 
@@ -100,7 +104,7 @@ void CudaOps::Multiply(const CudaSite& site, const CudaLinears& linears, const v
   const int64_t clip = static_cast<int64_t>(linears.clip);
   const int8_t* codes = At(work.codes, clip * rows * work.code_stride);
   const float* scales = At(work.scales, clip * rows);
-  if (linears.is_integer) {
+  if (linears.is_packed && site.act_bits <= 8) {
     CudaGemmIntArgs args;
     args.act = codes;
     args.act_stride = work.code_stride;
@@ -112,6 +116,19 @@ void CudaOps::Multiply(const CudaSite& site, const CudaLinears& linears, const v
     args.y = y;
     args.y_stride = y_stride;
     CudaGemmInt(args, pass_.stream);
+    return;
+  }
+  if (linears.is_packed) {
+    CudaGemmW4A16Args args;
+    args.dtype = pass_.model.dtype;
+    args.x = work.site.get();
+    args.x_stride = site.width;
+    args.tokens = rows;
+    args.weights = linears.weights();
+    args.residual = residual;
+    args.y = y;
+    args.y_stride = y_stride;
+    CudaGemmW4A16(args, pass_.stream);
     return;
   }
   if (site.act_bits <= 8) {
@@ -196,11 +213,11 @@ void CudaOps::Attend() {
       args.k = run.pool->k(layer_);
       args.v = run.pool->v(layer_);
     };
-    if (!run.is_decode) {
+    if (!run.is_decode()) {
       CudaAttentionPrefillArgs args;
       fill(args);
-      args.slot = run.slot;
-      args.first_position = run.first_position;
+      args.segments = run.prompts.data();
+      args.segment_count = std::ssize(run.prompts);
       CudaAttentionPrefill(args, pass_.stream);
       continue;
     }
@@ -217,7 +234,7 @@ void CudaOps::Attend() {
 size_t CudaAttentionBytes(const CudaModel& model, std::span<const CudaRun> runs) {
   int64_t most = 0;
   for (const CudaRun& run : runs) {
-    if (!run.is_decode) continue;
+    if (!run.is_decode()) continue;
     CudaAttentionDecodeArgs args;
     args.tokens = run.rows;
     args.heads = model.config.heads;
@@ -257,6 +274,13 @@ void CudaComputeLogits(const CudaOps::Pass& pass, const void* stream_rows, int64
   norm.code_stride = work.code_stride;
   norm.scales = work.scales.get();
   CudaKronQuantize(norm, pass.stream);
+  if (model.has_integer_head()) {
+    CudaGemmInt8({work.codes.get(), work.code_stride, work.scales.get(), rows,
+                  model.head_codes.get(), model.head_stride(), model.head_scale.get(),
+                  model.config.vocab, model.config.hidden, logits, model.config.vocab},
+                 pass.stream);
+    return;
+  }
   if (is_quantized) {
     CudaDequantize({work.codes.get(), work.code_stride, work.scales.get(), rows,
                     model.config.hidden, model.dtype, work.site.get()},

@@ -3,6 +3,7 @@
 #include <span>
 #include <vector>
 
+#include "flatquant/kernels/attention/cuda_attention.h"
 #include "flatquant/kernels/cuda/stream.h"
 #include "flatquant/kernels/gemm_float/cuda_gemm_float.h"
 #include "flatquant/runtime/backend.h"
@@ -13,15 +14,15 @@
 
 namespace flatquant {
 
-// Consecutive rows of a pass that one attention call serves: the next tokens of several
-// sequences of one pool, or several tokens of one sequence.
+// Consecutive rows of a pass that one attention call serves: of sequences of one pool, the
+// next token of each, or several tokens of each.
 struct CudaRun {
   const CudaSlotPool* pool = nullptr;
   int64_t first_row = 0;
   int64_t rows = 0;
-  bool is_decode = false;
-  int32_t slot = 0;            // of the one sequence
-  int64_t first_position = 0;  // of the one sequence
+  std::vector<CudaAttentionSegment> prompts;  // their rows count from first_row; none: decode
+
+  bool is_decode() const { return prompts.empty(); }
 };
 
 // The runs of a pass; segments' caches are CudaSequenceCaches. Overwrites `runs`.
