@@ -60,6 +60,17 @@ struct SiteInput {
   }
 };
 
+// One element of the site's input; widths here need not be multiples of eight.
+template <typename T>
+__device__ float InputElement(const SiteInput<T>& input, int col, float& square_sum) {
+  const float x = Element<T>::ToFloat(input.x[col]);
+  if (input.kind == CudaSiteInput::kPlain) return x;
+  const float other = Element<T>::ToFloat(input.other[col]);
+  if (input.kind == CudaSiteInput::kSwiglu) return x / (1.0f + __expf(-x)) * other;
+  square_sum += x * x;
+  return x * other;
+}
+
 struct Extremes {
   float max = 0;
   float min = 0;

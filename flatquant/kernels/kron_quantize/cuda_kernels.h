@@ -12,6 +12,9 @@ void KronQuantizeMma(const CudaKronQuantizeArgs& args, CudaStream stream);
 bool KronQuantizeWgmmaSupports(const CudaKronTransform& transform);
 void KronQuantizeWgmma(const CudaKronQuantizeArgs& args, CudaStream stream);
 
+// Throws "cuda.unsupported_width" where a CTA cannot have so many bytes of shared memory.
+void CheckKronShared(int64_t bytes, int64_t width);
+
 // Without a transform.
 void QuantizeRows(const CudaKronQuantizeArgs& args, CudaStream stream);
 

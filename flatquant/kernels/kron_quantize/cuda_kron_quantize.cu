@@ -1,5 +1,6 @@
 #include "flatquant/kernels/kron_quantize/cuda_kron_quantize.h"
 
+#include <string>
 #include <utility>
 
 #include "flatquant/base/error.h"
@@ -23,6 +24,22 @@ __global__ void PackTransposed(const float* from, int size, int stride, T* to) {
 }
 
 }  // namespace
+
+namespace cuda {
+
+void CheckKronShared(int64_t bytes, int64_t width) {
+  int device = 0;
+  int limit = 0;
+  FLATQUANT_CUDA(cudaGetDevice(&device));
+  FLATQUANT_CUDA(cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  if (bytes <= limit - 1024) return;
+  throw Error("cuda.unsupported_width", "kron_quantize",
+              "a token of " + std::to_string(width) + " elements needs " + std::to_string(bytes) +
+                  " bytes of shared memory, the GPU has " + std::to_string(limit),
+              "run this model on the CPU");
+}
+
+}  // namespace cuda
 
 void CudaPackKron(int64_t left_size, const float* left, int64_t right_size, const float* right,
                   DType dtype, void* packed, CudaStream stream) {

@@ -48,7 +48,7 @@ struct CudaKronQuantizeArgs {
   CudaSiteInput input = CudaSiteInput::kPlain;
   const void* x = nullptr;            // [tokens, x_stride], 16-byte aligned
   const void* up = nullptr;           // the same, kSwiglu only
-  const void* norm_weight = nullptr;  // [width], kRmsNorm only
+  const void* norm_weight = nullptr;  // [width], 16-byte aligned, kRmsNorm only
   float eps = 1e-5f;
   int64_t x_stride = 0;  // elements, a multiple of 8
   int64_t width = 0;     // elements of a token, L * R where there is a transform
@@ -58,7 +58,8 @@ struct CudaKronQuantizeArgs {
   void* y = nullptr;              // bits 16: [tokens, width]
   KronClip clips[kCudaMaxClips];  // one quantization for each
   int clip_count = 1;
-  int8_t* codes = nullptr;  // [clip_count, tokens, code_stride], zeros beyond width
+  int8_t* codes =
+      nullptr;  // [clip_count, tokens, code_stride], 16-byte aligned, zeros beyond width
   int64_t code_stride = 0;  // a multiple of 64
   float* scales = nullptr;  // [clip_count, tokens]
 };

@@ -1,6 +1,3 @@
-#include <string>
-
-#include "flatquant/base/error.h"
 #include "flatquant/kernels/cuda/dependent_launch.cuh"
 #include "flatquant/kernels/cuda/device.cuh"
 #include "flatquant/kernels/cuda/tensor_core.cuh"
@@ -8,7 +5,7 @@
 #include "flatquant/kernels/kron_quantize/cuda_kernels.h"
 
 // Any L and R on any GPU: a CTA per token, X, Z and Y in shared memory, products by
-// mma.sync, the matrices through the caches. QuantizeRows is the same without products.
+// mma.sync, the matrices through the caches.
 
 namespace flatquant::cuda {
 namespace {
@@ -89,17 +86,6 @@ __device__ void WriteToken(const CudaKronQuantizeArgs& args, int64_t token, Extr
   }
 }
 
-// One element of the site's input; widths here need not be multiples of eight.
-template <typename T>
-__device__ float InputElement(const SiteInput<T>& input, int col, float& square_sum) {
-  const float x = Element<T>::ToFloat(input.x[col]);
-  if (input.kind == CudaSiteInput::kPlain) return x;
-  const float other = Element<T>::ToFloat(input.other[col]);
-  if (input.kind == CudaSiteInput::kSwiglu) return x / (1.0f + __expf(-x)) * other;
-  square_sum += x * x;
-  return x * other;
-}
-
 template <typename T>
 __global__ void __launch_bounds__(kThreads) KronKernel(CudaKronQuantizeArgs args, Sizes sizes) {
   extern __shared__ uint8_t shared[];
@@ -139,45 +125,13 @@ __global__ void __launch_bounds__(kThreads) KronKernel(CudaKronQuantizeArgs args
   WriteToken(args, token, all, x, sizes.right, sizes.x_stride);
 }
 
-template <typename T>
-__global__ void __launch_bounds__(kThreads) RowsKernel(CudaKronQuantizeArgs args) {
-  extern __shared__ uint8_t shared[];
-  __shared__ Extremes extremes[kWarps];
-  LetSuccessorStart();
-  WaitForPredecessor();
-  T* x = reinterpret_cast<T*>(shared);
-  const int64_t token = blockIdx.x;
-  const SiteInput<T> input(args, token);
-  Extremes mine;
-  for (int i = threadIdx.x; i < args.width; i += kThreads) {
-    x[i] = Element<T>::FromFloat(InputElement(input, i, mine.square_sum));
-    mine.max = fmaxf(mine.max, Element<T>::ToFloat(x[i]));
-    mine.min = fminf(mine.min, Element<T>::ToFloat(x[i]));
-  }
-  const Extremes all = ReduceExtremes(mine, extremes);
-  const int width = static_cast<int>(args.width);
-  WriteToken(args, token, all, x, width, width);
-}
-
-void CheckShared(int64_t bytes, int64_t width) {
-  int device = 0;
-  int limit = 0;
-  FLATQUANT_CUDA(cudaGetDevice(&device));
-  FLATQUANT_CUDA(cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
-  if (bytes <= limit - 1024) return;
-  throw Error("cuda.unsupported_width", "kron_quantize",
-              "a token of " + std::to_string(width) + " elements needs " + std::to_string(bytes) +
-                  " bytes of shared memory, the GPU has " + std::to_string(limit),
-              "run this model on the CPU");
-}
-
 }  // namespace
 
 void KronQuantizeMma(const CudaKronQuantizeArgs& args, CudaStream stream) {
   const Sizes sizes = SizesOf(args.transform);
   const int64_t bytes =
       2 * (int64_t{sizes.left_pad} * sizes.x_stride + int64_t{sizes.right_pad} * sizes.z_stride);
-  CheckShared(bytes, args.width);
+  CheckKronShared(bytes, args.width);
   ForElement(args.dtype, [&](auto element) {
     const auto kernel = KronKernel<decltype(element)>;
     AllowSharedMemory(kernel, static_cast<size_t>(bytes));
@@ -185,18 +139,6 @@ void KronQuantizeMma(const CudaKronQuantizeArgs& args, CudaStream stream) {
                     static_cast<size_t>(bytes), stream, args, sizes);
   });
   CheckCudaLaunch("KronQuantizeMma");
-}
-
-void QuantizeRows(const CudaKronQuantizeArgs& args, CudaStream stream) {
-  const int64_t bytes = 2 * args.width;
-  CheckShared(bytes, args.width);
-  ForElement(args.dtype, [&](auto element) {
-    const auto kernel = RowsKernel<decltype(element)>;
-    AllowSharedMemory(kernel, static_cast<size_t>(bytes));
-    LaunchDependent(kernel, static_cast<unsigned>(args.tokens), kThreads,
-                    static_cast<size_t>(bytes), stream, args);
-  });
-  CheckCudaLaunch("QuantizeRows");
 }
 
 }  // namespace flatquant::cuda
