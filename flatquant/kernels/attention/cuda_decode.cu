@@ -12,11 +12,11 @@
 #include "flatquant/kernels/cuda/tensor_core.cuh"
 
 // One token per sequence. Bound by the cache's bytes: each K and V vector is read once, by
-// one warp, for all query heads of its group (up to eight, the rows of a tensor-core
-// product; the other eight rows stay zero). Warps walk over blocks of positions with an
-// online softmax, each with a ring of blocks in shared memory that asynchronous copies
-// fill ahead. CTAs share a sequence (split KV) where sequences and
-// heads alone would not fill the GPU, and a second kernel adds up their results.
+// one warp, for all query heads of its group (up to eight, the columns of a tensor-core
+// product). Warps walk over blocks of positions with an online softmax, each with a ring
+// of blocks in shared memory that asynchronous copies fill ahead. CTAs share a sequence
+// (split KV) where sequences and heads alone would not fill the GPU, and a second kernel
+// adds up their results.
 
 namespace flatquant {
 namespace {
@@ -32,7 +32,7 @@ template <typename T, int kDim, bool kPackedK, bool kPackedV>
 struct Block {
   static constexpr int kPositions = kPackedK && kPackedV ? 32 : 16;
   // CTAs to aim for per multiprocessor: what registers and shared memory let run at once.
-  static constexpr int kCtasPerSm = kPackedK && kPackedV ? 3 : 2;
+  static constexpr int kCtasPerSm = kPackedK && kPackedV ? 4 : 2;
   using Packed = cuda::PackedPlane<T, kDim, kPositions>;
   using Wide = cuda::WidePlane<T, kDim, kPositions>;
   std::conditional_t<kPackedK, Packed, Wide> k;
@@ -86,14 +86,16 @@ struct Merge {
   Partial partial[kWarps][kGroupRows];
 };
 
+// A warp's share of a group of heads, in the layout of cuda_held_plane.cuh: this lane has
+// the heads 2 c and 2 c + 1.
 template <typename T, int kDim, bool kPackedK, bool kPackedV>
 struct Warp {
   using B = Block<T, kDim, kPackedK, kPackedV>;
   static constexpr int kBlock = B::kPositions;
-  uint32_t q[kDim / 16][2];  // rows g: the first operand's registers 0 and 2
-  float y[kDim / 8][4] = {};
-  float top = -INFINITY;
-  float sum = 0;  // of this lane's columns
+  uint32_t q[kDim / 16][2];  // second operands: head g
+  float y[kDim / 16][4] = {};
+  float top[2] = {-INFINITY, -INFINITY};
+  float sum[2] = {0, 0};  // of this lane's positions
 
   __device__ void LoadQuery(const T* query, bool inside) {
     using Key = decltype(B::k);
@@ -110,40 +112,50 @@ struct Warp {
 
   // Positions [first, first + kBlock), those in [begin, end) counted.
   __device__ void Step(const B& block, int first, int begin, int end, float scale) {
-    const int c = threadIdx.x % 4;
-    float score[kBlock / 8][4] = {};
+    float score[kBlock / 16][4] = {};
     block.k.Score(q, scale, score);
-    const bool whole = first >= begin && first + kBlock <= end;
-    float new_top = top;
+    if (first < begin || first + kBlock > end) {
 #pragma unroll
-    for (int t = 0; t < kBlock / 8; ++t) {
+      for (int i = 0; i < kBlock / 4; ++i) {
+        const int position = first + i / 4 * 16 + i % 4 / 2 * 8 + threadIdx.x % 32 / 4;
+        if (position < begin || position >= end) score[i / 4][i % 4] = -INFINITY;
+      }
+    }
+    float base[2];
+    float shrink[2];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      float new_top = top[i];
+#pragma unroll
+      for (int m = 0; m < kBlock / 16; ++m) {
+        new_top = fmaxf(new_top, fmaxf(score[m][i], score[m][2 + i]));
+      }
+#pragma unroll
+      for (int step = 4; step < 32; step *= 2) {
+        new_top = fmaxf(new_top, __shfl_xor_sync(~0u, new_top, step));
+      }
+      base[i] = new_top == -INFINITY ? 0.0f : new_top;
+      shrink[i] = cuda::Exp2(top[i] - base[i]);
+      top[i] = new_top;
+    }
+    if (__any_sync(~0u, shrink[0] != 1.0f || shrink[1] != 1.0f)) {  // soon tops no longer grow
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        const int position = first + 8 * t + 2 * c + i;
-        if (!whole && (position < begin || position >= end)) score[t][i] = -INFINITY;
-        new_top = fmaxf(new_top, score[t][i]);
-      }
-    }
-    new_top = fmaxf(new_top, __shfl_xor_sync(~0u, new_top, 1));
-    new_top = fmaxf(new_top, __shfl_xor_sync(~0u, new_top, 2));
-    const float base = new_top == -INFINITY ? 0.0f : new_top;
-    if (__any_sync(~0u, new_top != top)) {  // soon it no longer grows
-      const float shrink = cuda::Exp2(top - base);
-      sum *= shrink;
+        sum[i] *= shrink[i];
 #pragma unroll
-      for (int j = 0; j < kDim / 8; ++j) {
-        y[j][0] *= shrink;
-        y[j][1] *= shrink;
+        for (int m = 0; m < kDim / 16; ++m) {
+          y[m][i] *= shrink[i];
+          y[m][2 + i] *= shrink[i];
+        }
       }
     }
-    top = new_top;
 #pragma unroll
     for (int u = 0; u < kBlock / 16; ++u) {
       float weight[4];
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        weight[i] = cuda::Exp2(score[2 * u + i / 2][i % 2] - base);
-        sum += weight[i];
+        weight[i] = cuda::Exp2(score[u][i] - base[i % 2]);
+        sum[i % 2] += weight[i];
       }
       block.v.AddValues(u, weight, y);
     }
@@ -201,14 +213,20 @@ __global__ void __launch_bounds__(kWarps * 32, Block<T, kDim, kPackedK, kPackedV
   __syncthreads();  // the rings' memory now takes the warps' results
   Merge<kDim>& merge = *reinterpret_cast<Merge<kDim>*>(shared);
 
-  state.sum += __shfl_xor_sync(~0u, state.sum, 1);
-  state.sum += __shfl_xor_sync(~0u, state.sum, 2);
-  if (lane % 4 == 0) merge.partial[warp][g] = {state.top, state.sum};
 #pragma unroll
-  for (int j = 0; j < kDim / 8; ++j) {
+  for (int i = 0; i < 2; ++i) {
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      merge.y[warp][g][decltype(B::v)::OutputElement(j, lane % 4 * 2 + i)] = state.y[j][i];
+    for (int step = 4; step < 32; step *= 2) {
+      state.sum[i] += __shfl_xor_sync(~0u, state.sum[i], step);
+    }
+    const int row = lane % 4 * 2 + i;
+    if (g == 0) merge.partial[warp][row] = {state.top[i], state.sum[i]};
+#pragma unroll
+    for (int m = 0; m < kDim / 16; ++m) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        merge.y[warp][row][decltype(B::v)::OutputElement(m, h, g)] = state.y[m][2 * h + i];
+      }
     }
   }
   __syncthreads();

@@ -7,14 +7,16 @@
 #include "flatquant/kernels/quantize_kv/cuda_quantize_kv.h"
 
 // A warp's block of K or V in shared memory, as the cache holds it, and how it becomes
-// the second operand of tensor-core products. Both formats have the same members:
+// the first operand of tensor-core products: K's positions are rows of S^T = K Q^T, V's
+// elements rows of y^T = V^T P^T, the eight heads of a group columns. Both formats have the
+// same members:
 //
-//   Request       starts the asynchronous copies
-//   QueryElement  of (step, half): the first of the two elements that a lane's operand
-//                 holds of Q; the other is kPairStep further
-//   Score         Q K^T, with K's scales
-//   AddValues     y += weights V, with V's scales
-//   OutputElement of (tile, column) of y: which element of the vector it is
+//   Request        starts the asynchronous copies
+//   QueryElement   of (step, half): the first of the two elements that a lane's operand
+//                  holds of Q; the other is kPairStep further
+//   Score          S^T with K's scales: score[m][2 h + i] of position 16 m + g + 8 h, head 2 c + i
+//   AddValues      y^T += V^T P^T for 16 positions, with V's scales; weights as scores
+//   OutputElement  of y[m][2 h + i]: which element of the vector it is
 //
 // The order of elements within the products is free as long as Q's is the same, so
 // that a format takes the one that it reads best.
@@ -76,64 +78,76 @@ struct PackedPlane {
   static __device__ int QueryElement(int step, int half, int c) {
     return c * (kDim / 4) + step / 2 * 8 + step % 2 * 2 + half;
   }
-  static __device__ int OutputElement(int tile, int column) { return column * (kDim / 8) + tile; }
+  static __device__ int OutputElement(int m, int h, int g) { return g * (kDim / 8) + 2 * m + h; }
 
-  // score[t]: rows g, positions 8 t + 2 c and 8 t + 2 c + 1 of the block.
   __device__ void Score(const uint32_t (&q)[kDim / 16][2], float factor,
-                        float (&score)[kPositions / 8][4]) const {
+                        float (&score)[kPositions / 16][4]) const {
     const int g = threadIdx.x % 32 / 4;
     const int c = threadIdx.x % 4;
 #pragma unroll
-    for (int t = 0; t < kPositions / 8; ++t) {
-      uint32_t key[kKeyWords];
-      LoadWords(data + Row(8 * t + g) * kRow + c * (kRow / 4), key);
-      const uint32_t zero_point = zero[8 * t + g];
-      const auto zeros = ZeroPair<T>(zero_point, zero_point);
+    for (int m = 0; m < kPositions / 16; ++m) {
+      uint32_t key[2][kKeyWords];
+      typename NibbleFloat<T>::Pair zeros[2];
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const int position = 16 * m + 8 * h + g;
+        LoadWords(data + Row(position) * kRow + c * (kRow / 4), key[h]);
+        zeros[h] = ZeroPair<T>(zero[position], zero[position]);
+      }
 #pragma unroll
       for (int w = 0; w < kKeyWords; ++w) {
-        uint32_t pairs[4];
-        WidenWord<T>(key[w], zeros, pairs);
-        const uint32_t a0[4] = {q[2 * w][0], 0, q[2 * w][1], 0};
-        const uint32_t a1[4] = {q[2 * w + 1][0], 0, q[2 * w + 1][1], 0};
-        Mma16<T>(score[t], a0, pairs[0], pairs[1]);
-        Mma16<T>(score[t], a1, pairs[2], pairs[3]);
+        uint32_t pairs[2][4];
+#pragma unroll
+        for (int h = 0; h < 2; ++h) WidenWord<T>(key[h][w], zeros[h], pairs[h]);
+#pragma unroll
+        for (int s = 0; s < 2; ++s) {
+          const uint32_t a[4] = {pairs[0][2 * s], pairs[1][2 * s], pairs[0][2 * s + 1],
+                                 pairs[1][2 * s + 1]};
+          Mma16<T>(score[m], a, q[2 * w + s][0], q[2 * w + s][1]);
+        }
       }
-      const float2 k_scale = *reinterpret_cast<const float2*>(scale + 8 * t + 2 * c);
-      score[t][0] *= k_scale.x * factor;
-      score[t][1] *= k_scale.y * factor;
+#pragma unroll
+      for (int i = 0; i < 4; ++i) score[m][i] *= scale[16 * m + i / 2 * 8 + g] * factor;
     }
   }
 
-  // weight: of positions 16 u + {2 c, 2 c + 1, 2 c + 8, 2 c + 9}. Times V's scales they span
-  // more than half's range; bfloat16 holds them, and q - zero exactly.
-  __device__ void AddValues(int u, float (&weight)[4], float (&y)[kDim / 8][4]) const {
+  // Weights times V's scales span more than half's range; bfloat16 holds them, and q - zero
+  // exactly.
+  __device__ void AddValues(int u, const float (&weight)[4], float (&y)[kDim / 16][4]) const {
     using Wide = __nv_bfloat16;
     const int g = threadIdx.x % 32 / 4;
-    const int first = 16 * u + threadIdx.x % 4 * 2;
-    uint32_t value[4][kValueWords];
+    uint32_t p[2];
 #pragma unroll
-    for (int p = 0; p < 4; ++p) {
-      const int position = first + p / 2 * 8 + p % 2;
-      LoadWords(data + Row(position) * kRow + g * (kRow / 8), value[p]);
+    for (int h = 0; h < 2; ++h) {
       // A masked position's scale may be anything.
-      weight[p] = weight[p] > 0 ? weight[p] * scale[position] : 0.0f;
+      const float v_scale = scale[16 * u + 8 * h + g];
+      const float w0 = weight[2 * h] > 0 ? weight[2 * h] * v_scale : 0.0f;
+      const float w1 = weight[2 * h + 1] > 0 ? weight[2 * h + 1] * v_scale : 0.0f;
+      p[h] = TransposeMatrix(Element<Wide>::Pack(w0, w1));
+    }
+    const int first = 16 * u + threadIdx.x % 4 * 2;
+    uint32_t value[4][kValueWords];  // of positions first + {0, 1, 8, 9}
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      LoadWords(data + Row(first + i / 2 * 8 + i % 2) * kRow + g * (kRow / 8), value[i]);
     }
     const auto zero0 = ZeroPair<Wide>(zero[first], zero[first + 1]);
     const auto zero1 = ZeroPair<Wide>(zero[first + 8], zero[first + 9]);
-    const uint32_t a[4] = {Element<Wide>::Pack(weight[0], weight[1]), 0,
-                           Element<Wide>::Pack(weight[2], weight[3]), 0};
 #pragma unroll
     for (int w = 0; w < kValueWords; ++w) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         // Nibbles of two neighbouring positions side by side: pairs along the depth.
         const int select = half == 0 ? 0x5410 : 0x7632;
-        uint32_t b0[4];
-        uint32_t b1[4];
-        WidenWord<Wide>(__byte_perm(value[0][w], value[1][w], select), zero0, b0);
-        WidenWord<Wide>(__byte_perm(value[2][w], value[3][w], select), zero1, b1);
+        uint32_t low[4];
+        uint32_t high[4];
+        WidenWord<Wide>(__byte_perm(value[0][w], value[1][w], select), zero0, low);
+        WidenWord<Wide>(__byte_perm(value[2][w], value[3][w], select), zero1, high);
 #pragma unroll
-        for (int i = 0; i < 4; ++i) Mma16<Wide>(y[8 * w + 4 * half + i], a, b0[i], b1[i]);
+        for (int i = 0; i < 2; ++i) {
+          const uint32_t a[4] = {low[2 * i], low[2 * i + 1], high[2 * i], high[2 * i + 1]};
+          Mma16<Wide>(y[4 * w + 2 * half + i], a, p[0], p[1]);
+        }
       }
     }
   }
@@ -161,41 +175,38 @@ struct WidePlane {
   static __device__ int QueryElement(int step, int half, int c) {
     return 16 * step + 8 * half + 2 * c;
   }
-  static __device__ int OutputElement(int tile, int column) { return 8 * tile + column; }
+  static __device__ int OutputElement(int m, int h, int g) { return 16 * m + 8 * h + g; }
 
   __device__ void Score(const uint32_t (&q)[kDim / 16][2], float factor,
-                        float (&score)[kPositions / 8][4]) const {
+                        float (&score)[kPositions / 16][4]) const {
     const uint32_t from =
-        static_cast<uint32_t>(__cvta_generic_to_shared(data)) + KeyOffset<kDim>(threadIdx.x % 32);
+        static_cast<uint32_t>(__cvta_generic_to_shared(data)) + ByColumns<kDim>(threadIdx.x % 32);
 #pragma unroll
-    for (int n = 0; n < kPositions / 16; ++n) {
+    for (int m = 0; m < kPositions / 16; ++m) {
 #pragma unroll
       for (int s = 0; s < kDim / 16; ++s) {
-        uint32_t b[4];
-        LoadMatrix(b, (from ^ (s << 5)) + n * 16 * kDim * 2);
-        const uint32_t a[4] = {q[s][0], 0, q[s][1], 0};
-        Mma16<T>(score[2 * n], a, b[0], b[1]);
-        Mma16<T>(score[2 * n + 1], a, b[2], b[3]);
+        uint32_t a[4];
+        LoadMatrix(a, (from ^ (s << 5)) + m * 16 * kDim * 2);
+        Mma16<T>(score[m], a, q[s][0], q[s][1]);
       }
-    }
 #pragma unroll
-    for (int t = 0; t < kPositions / 8; ++t) {
-      score[t][0] *= factor;
-      score[t][1] *= factor;
+      for (int i = 0; i < 4; ++i) score[m][i] *= factor;
     }
   }
 
-  __device__ void AddValues(int u, float (&weight)[4], float (&y)[kDim / 8][4]) const {
+  __device__ void AddValues(int u, const float (&weight)[4], float (&y)[kDim / 16][4]) const {
     const uint32_t from =
-        static_cast<uint32_t>(__cvta_generic_to_shared(data)) + ValueOffset<kDim>(threadIdx.x % 32);
-    const uint32_t a[4] = {Element<T>::Pack(weight[0], weight[1]), 0,
-                           Element<T>::Pack(weight[2], weight[3]), 0};
+        static_cast<uint32_t>(__cvta_generic_to_shared(data)) + ByRows<kDim>(threadIdx.x % 32);
+    uint32_t p[2];
 #pragma unroll
-    for (int j = 0; j < kDim / 8; j += 2) {
-      uint32_t b[4];
-      LoadMatrixTransposed(b, (from ^ (j << 4)) + u * 16 * kDim * 2);
-      Mma16<T>(y[j], a, b[0], b[1]);
-      Mma16<T>(y[j + 1], a, b[2], b[3]);
+    for (int h = 0; h < 2; ++h) {
+      p[h] = TransposeMatrix(Element<T>::Pack(weight[2 * h], weight[2 * h + 1]));
+    }
+#pragma unroll
+    for (int m = 0; m < kDim / 16; ++m) {
+      uint32_t a[4];
+      LoadMatrixTransposed(a, (from ^ (m << 5)) + u * 16 * kDim * 2);
+      Mma16<T>(y[m], a, p[0], p[1]);
     }
   }
 };

@@ -136,7 +136,7 @@ struct Warp {
   }
 
   __device__ void Scores(uint32_t k, float (&score)[kBlock / 8][4]) const {
-    const uint32_t from = k + KeyOffset<kDim>(threadIdx.x % 32);
+    const uint32_t from = k + ByRows<kDim>(threadIdx.x % 32);
 #pragma unroll
     for (int n = 0; n < kBlock / 16; ++n) {
 #pragma unroll
@@ -185,7 +185,7 @@ struct Warp {
 
   __device__ void Values(uint32_t v, const float* v_scale, const float (&weight)[kBlock / 8][4]) {
     const int c = threadIdx.x % 4;
-    const uint32_t from = v + ValueOffset<kDim>(threadIdx.x % 32);
+    const uint32_t from = v + ByColumns<kDim>(threadIdx.x % 32);
 #pragma unroll
     for (int u = 0; u < kBlock / 16; ++u) {
       uint32_t a[4];

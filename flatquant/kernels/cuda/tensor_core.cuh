@@ -65,6 +65,14 @@ __device__ inline void LoadMatrixTransposed(uint32_t (&r)[4], uint32_t row) {
                : "memory");
 }
 
+// An 8x8 matrix of 16-bit elements in registers, transposed: lane l has elements (g, 2c),
+// (g, 2c + 1) before and (2c, g), (2c + 1, g) after.
+__device__ inline uint32_t TransposeMatrix(uint32_t x) {
+  uint32_t y;
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(y) : "r"(x));
+  return y;
+}
+
 // The inverse of LoadMatrixTransposed, from sm_90.
 __device__ inline void StoreMatrixTransposed(uint32_t row, uint32_t r0, uint32_t r1, uint32_t r2,
                                              uint32_t r3) {
