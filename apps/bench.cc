@@ -21,6 +21,7 @@
 #include "flatquant/base/thread_pool.h"
 #include "flatquant/bench/ceiling.h"
 #include "flatquant/bench/end_to_end.h"
+#include "flatquant/bench/gpu.h"
 #include "flatquant/bench/operations.h"
 #include "flatquant/bench/stopwatch.h"
 #include "flatquant/bench/synthetic_model.h"
@@ -118,12 +119,27 @@ void RunShapes(const BenchArguments& arguments, bench::Run* run) {
   }
 }
 
+void RunOperations(const BenchArguments& arguments, const ModelConfig& config, bench::Run* run) {
+  const bench::Plan& plan = arguments.plan;
+  if (arguments.device != "cpu") {
+    bench::UseGpu(arguments.device);
+    if (arguments.what == "linear") bench::RunGpuLinears(config, plan, run);
+    if (arguments.what == "attention") bench::RunGpuAttention(config, plan, run);
+    if (arguments.what == "kernel") bench::RunGpuKernels(config, plan, run);
+    return;
+  }
+  ThreadPool pool(arguments.threads);
+  if (arguments.what == "linear") bench::RunLinears(config, plan, pool, run);
+  if (arguments.what == "attention") bench::RunAttention(config, plan, pool, run);
+  if (arguments.what == "kernel") bench::RunKernels(config, plan, pool, run);
+}
+
 void RunBench(const BenchArguments& arguments) {
   const Report report(arguments.json);
   IsaLimit();  // a bad FLATQUANT_ISA is reported here
   bench::Run run;
   run.threads = arguments.threads > 0 ? arguments.threads : UsableCores();
-  run.kernels = bench::KernelsInUse();
+  if (arguments.device == "cpu") run.kernels = bench::KernelsInUse();
   if (arguments.what == "e2e" || arguments.what == "layer") {
     if (arguments.directory.empty()) {
       RunShapes(arguments, &run);
@@ -131,11 +147,7 @@ void RunBench(const BenchArguments& arguments) {
       RunDirectory(arguments, &run);
     }
   } else {
-    const ModelConfig config = ShapeOf(arguments);
-    ThreadPool pool(arguments.threads);
-    if (arguments.what == "linear") bench::RunLinears(config, arguments.plan, pool, &run);
-    if (arguments.what == "attention") bench::RunAttention(config, arguments.plan, pool, &run);
-    if (arguments.what == "kernel") bench::RunKernels(config, arguments.plan, pool, &run);
+    RunOperations(arguments, ShapeOf(arguments), &run);
     for (bench::Result& result : run.results) result.model = arguments.shape;
   }
   report.Line("{}", bench::FormatRun(run, arguments.format));

@@ -42,6 +42,8 @@ class LimitedResults {
           return Limits{MeasureLimits(pool), {}};
         }) {}
   explicit LimitedResults(const Engine& engine);  // what runs where the engine does
+  explicit LimitedResults(std::function<Limits()> measure)
+      : measure_(std::move(measure)), before_(measure_()) {}
 
   // work_per_second: the result's, operations or bytes; of: which limit it has, nullptr
   // for none.
@@ -51,9 +53,6 @@ class LimitedResults {
   void Finish(Run* run);
 
  private:
-  explicit LimitedResults(std::function<Limits()> measure)
-      : measure_(std::move(measure)), before_(measure_()) {}
-
   struct Entry {
     Result result;
     double work_per_second;

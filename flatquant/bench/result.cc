@@ -120,6 +120,7 @@ std::string Markdown(const Run& run) {
   }
   std::string text = Table(rows) + "\n";
   for (const Limits& limits : run.limits) text += "limits: " + LimitsLine(limits) + "\n";
+  if (run.kernels.empty()) return text;  // a GPU's are chosen by their sizes alone
   text += "kernels:";
   for (size_t i = 0; i < run.kernels.size(); ++i) text += (i == 0 ? " " : ", ") + run.kernels[i];
   return text + "\n";

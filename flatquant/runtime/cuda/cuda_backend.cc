@@ -1,7 +1,6 @@
 #include "flatquant/runtime/cuda/cuda_backend.h"
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 #include <map>
 #include <optional>
@@ -14,6 +13,7 @@
 #include "flatquant/kernels/cuda/token_scores.h"
 #include "flatquant/kernels/embedding/cuda_embedding.h"
 #include "flatquant/runtime/block_flow.h"
+#include "flatquant/runtime/cuda/cuda_device.h"
 #include "flatquant/runtime/cuda/cuda_pass.h"
 
 namespace flatquant {
@@ -25,26 +25,6 @@ constexpr int64_t kPassRows = 8192;
 constexpr int64_t kLogits = int64_t{1} << 26;
 // A cache's capacity is a multiple of this many positions (CudaKvPlane).
 constexpr int64_t kPositions = 32;
-
-// The ordinal of "cuda" or "cuda:N".
-int ParseDevice(const std::string& name) {
-  int ordinal = 0;
-  const std::string number = name.size() > 5 ? name.substr(5) : "0";
-  const auto [end, status] = std::from_chars(number.data(), number.data() + number.size(), ordinal);
-  const bool is_number = status == std::errc{} && end == number.data() + number.size();
-  if ((name != "cuda" && !name.starts_with("cuda:")) || !is_number || ordinal < 0) {
-    throw Error("cuda.no_device", "--device " + name, "is no GPU's name", "use cuda or cuda:N");
-  }
-  int count = 0;
-  if (cudaGetDeviceCount(&count) != cudaSuccess) count = 0;
-  if (ordinal >= count) {
-    throw Error("cuda.no_device", "--device " + name,
-                "this machine has " + std::to_string(count) + " GPUs that CUDA can use",
-                count > 0 ? "use cuda:0 to cuda:" + std::to_string(count - 1)
-                          : "check the driver with nvidia-smi, or use --device cpu");
-  }
-  return ordinal;
-}
 
 // A captured decode step. It reads ids, positions, slots and lengths from memory, so it
 // serves as long as nothing moves.
@@ -156,7 +136,7 @@ class CudaBackend : public Backend {
 
  private:
   // The current device is a thread's own, and any thread may call.
-  void UseDevice() const { FLATQUANT_CUDA(cudaSetDevice(ordinal_)); }
+  void UseDevice() const { UseCudaDevice(ordinal_); }
 
   static bool AllIntegers(const PackedModel& model) {
     for (const PackedBlock& block : model.blocks) {
@@ -350,8 +330,8 @@ class CudaBackend : public Backend {
 
 std::unique_ptr<Backend> MakeCudaBackend(PackedModel model, const std::string& device, DType dtype,
                                          ThreadPool& pool) {
-  const int ordinal = ParseDevice(device);
-  FLATQUANT_CUDA(cudaSetDevice(ordinal));
+  const int ordinal = ParseCudaDevice(device);
+  UseCudaDevice(ordinal);
   return std::make_unique<CudaBackend>(ordinal, std::move(model), dtype, pool);
 }
 
