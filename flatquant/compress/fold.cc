@@ -127,11 +127,17 @@ BlockTensors Fold(const ModelConfig& config, const BlockWeights& weights,
     block.biases[i] = Cast(weights.biases[i], type);
   }
 
-  const MatrixPair key = parameters.key.Evaluate(type);
+  std::vector<const InvertibleMatrix*> matrices = {&parameters.key, &parameters.value};
+  for (const BlockParameters::SiteParameters& site : parameters.sites) {
+    matrices.push_back(&site.left);
+    matrices.push_back(&site.right);
+  }
+  const std::vector<MatrixPair> pairs = InvertibleMatrix::EvaluateAll(matrices, type);
+  const MatrixPair& key = pairs[0];
+  const MatrixPair& value = pairs[1];
   block.k_transform = key.matrix;
   block.q_transform = key.inverse_transpose;
 
-  const MatrixPair value = parameters.value.Evaluate(type);
   if (value.matrix.defined()) {
     FLATQUANT_CHECK(value.matrix.size(0) == config.head_dim);
     at::Tensor& v = block.weights[static_cast<size_t>(Linear::kV)];
@@ -142,8 +148,8 @@ BlockTensors Fold(const ModelConfig& config, const BlockWeights& weights,
 
   for (const Site site : kSites) {
     const BlockParameters::SiteParameters& chosen = parameters.site(site);
-    const MatrixPair left = chosen.left.Evaluate(type);
-    const MatrixPair right = chosen.right.Evaluate(type);
+    const MatrixPair& left = pairs[2 + 2 * static_cast<size_t>(site)];
+    const MatrixPair& right = pairs[3 + 2 * static_cast<size_t>(site)];
     block.site(site).left = left.matrix;
     block.site(site).right = right.matrix;
     const bool folds_value = site == Site::kAttnOut && value.matrix.defined();

@@ -2,14 +2,36 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <cmath>
 #include <string>
 #include <tuple>
+#include <utility>
 
 #include "flatquant/base/error.h"
 #include "flatquant/compress/cayley.h"
 
 namespace flatquant::compress {
+
+namespace {
+
+// P = U diag(s) V^T and P^-T = U diag(1/s) V^T of m matrices: both [m, n, n]. Of each matrix
+// bases and skew hold U's and V's: [2 m, n, n]. values: s, [m, n].
+std::pair<at::Tensor, at::Tensor> SvdPairs(const at::Tensor& bases, const at::Tensor& skew,
+                                           const at::Tensor& values) {
+  const at::Tensor lower = skew.tril(-1);
+  const at::Tensor identity = at::eye(skew.size(-1), skew.options());
+  const at::Tensor half = (lower - lower.transpose(1, 2)) * 0.5;
+  const at::Tensor cayley = InverseOfIdentityPlus(half) * 2.0 - identity;
+  const at::Tensor orthogonal = at::matmul(bases.to(skew.scalar_type()), cayley)
+                                    .reshape({values.size(0), 2, skew.size(1), skew.size(2)});
+  const at::Tensor u = orthogonal.select(1, 0);
+  const at::Tensor vt = orthogonal.select(1, 1).transpose(1, 2);
+  const at::Tensor s = values.unsqueeze(1);
+  return {at::matmul(u * s, vt), at::matmul(u / s, vt)};
+}
+
+}  // namespace
 
 KronShape KronFactors(int64_t n) {
   FLATQUANT_CHECK(n >= 1);
@@ -79,15 +101,8 @@ MatrixPair InvertibleMatrix::Evaluate(at::ScalarType type) const {
     case Kind::kIdentity:
       return {};
     case Kind::kSvdCayley: {
-      const at::Tensor lower = skew_.to(type).tril(-1);
-      const at::Tensor identity = at::eye(n_, lower.options());
-      const at::Tensor half = (lower - lower.transpose(1, 2)) * 0.5;
-      const at::Tensor cayley = InverseOfIdentityPlus(half) * 2.0 - identity;
-      const at::Tensor orthogonal = at::matmul(bases_.to(type), cayley);
-      const at::Tensor u = orthogonal.select(0, 0);
-      const at::Tensor vt = orthogonal.select(0, 1).t();
-      const at::Tensor s = values_.to(type);
-      return {at::matmul(u * s, vt), at::matmul(u / s, vt)};
+      const auto [p, inverse] = SvdPairs(bases_, skew_.to(type), values_.to(type).unsqueeze(0));
+      return {p.select(0, 0), inverse.select(0, 0)};
     }
     case Kind::kDirectInverse: {
       const at::Tensor p = matrix_.to(type);
@@ -98,6 +113,51 @@ MatrixPair InvertibleMatrix::Evaluate(at::ScalarType type) const {
       return {matrix_.to(type), inverse_.to(type)};
   }
   return {};
+}
+
+std::vector<MatrixPair> InvertibleMatrix::EvaluateTogether(
+    const std::vector<const InvertibleMatrix*>& matrices, at::ScalarType type) {
+  int64_t size = 0;
+  for (const InvertibleMatrix* matrix : matrices) {
+    FLATQUANT_CHECK(matrix->kind_ == Kind::kSvdCayley);
+    size = std::max(size, matrix->n_);
+  }
+  // What is added turns nothing and scales by 1. It takes up bases of zeros: rows and
+  // columns of zeros in P.
+  std::vector<at::Tensor> bases, skews, values;
+  for (const InvertibleMatrix* matrix : matrices) {
+    const int64_t more = size - matrix->n_;
+    bases.push_back(at::constant_pad_nd(matrix->bases_.to(type), {0, more, 0, more}));
+    skews.push_back(at::constant_pad_nd(matrix->skew_.to(type), {0, more, 0, more}));
+    values.push_back(at::constant_pad_nd(matrix->values_.to(type), {0, more}, 1));
+  }
+  const auto [p, inverse] = SvdPairs(at::cat(bases), at::cat(skews), at::stack(values));
+  const auto all_p = p.unbind(0), all_inverses = inverse.unbind(0);
+  std::vector<MatrixPair> pairs;
+  for (size_t i = 0; i < matrices.size(); ++i) {
+    const auto part = [n = matrices[i]->n_](const at::Tensor& padded) {
+      return padded.narrow(0, 0, n).narrow(1, 0, n).contiguous();
+    };
+    pairs.push_back({part(all_p[i]), part(all_inverses[i])});
+  }
+  return pairs;
+}
+
+std::vector<MatrixPair> InvertibleMatrix::EvaluateAll(
+    const std::vector<const InvertibleMatrix*>& matrices, at::ScalarType type) {
+  std::vector<const InvertibleMatrix*> together;
+  for (const InvertibleMatrix* matrix : matrices) {
+    if (matrix->kind_ == Kind::kSvdCayley && !matrix->skew_.is_cpu()) together.push_back(matrix);
+  }
+  std::vector<MatrixPair> padded;
+  if (!together.empty()) padded = EvaluateTogether(together, type);
+  std::vector<MatrixPair> pairs;
+  auto next = padded.begin();
+  for (const InvertibleMatrix* matrix : matrices) {
+    const bool was = matrix->kind_ == Kind::kSvdCayley && !matrix->skew_.is_cpu();
+    pairs.push_back(was ? *next++ : matrix->Evaluate(type));
+  }
+  return pairs;
 }
 
 std::vector<at::Tensor> InvertibleMatrix::parameters() const {

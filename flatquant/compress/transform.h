@@ -59,6 +59,15 @@ class InvertibleMatrix {
   // What AdamW trains; empty for identity and fixed matrices.
   std::vector<at::Tensor> parameters() const;
 
+  // The pairs of several matrices, in their order. On a GPU, where the kernels of small
+  // matrices take less time than their launches, those of the SVD are padded to one size
+  // and evaluated together.
+  static std::vector<MatrixPair> EvaluateAll(const std::vector<const InvertibleMatrix*>& matrices,
+                                             at::ScalarType type);
+  // Together wherever they are. matrices: of SvdCayley.
+  static std::vector<MatrixPair> EvaluateTogether(
+      const std::vector<const InvertibleMatrix*>& matrices, at::ScalarType type);
+
  private:
   enum class Kind { kIdentity, kSvdCayley, kDirectInverse, kFixed };
 

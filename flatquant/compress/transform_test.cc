@@ -3,6 +3,9 @@
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
+#include <torch/csrc/autograd/autograd.h>
+
+#include <vector>
 
 #include "flatquant/base/error.h"
 #include "flatquant/compress/cayley.h"
@@ -170,6 +173,34 @@ TEST(InvertibleMatrix, GradientsMatchDifferences) {
         EXPECT_NEAR(gradient[i].item<double>(), (above - below) / (width_above - width_below), 2e-4)
             << "svd " << svd << " cell " << i;
       }
+    }
+  }
+}
+
+// In double, where padding adds nothing but zeros to the sums: a few roundings.
+TEST(InvertibleMatrix, TogetherIsAsEachAlone) {
+  Rng rng(13);
+  std::vector<InvertibleMatrix> matrices;
+  std::vector<const InvertibleMatrix*> pointers;
+  for (const int64_t n : {3, 8, 1, 5}) {
+    matrices.push_back(InvertibleMatrix::SvdCayley(n, rng, kCpu));
+    Perturb(matrices.back(), 0.1, rng);
+  }
+  for (const InvertibleMatrix& matrix : matrices) pointers.push_back(&matrix);
+  const auto together = InvertibleMatrix::EvaluateTogether(pointers, at::kDouble);
+  for (size_t i = 0; i < matrices.size(); ++i) {
+    const MatrixPair alone = matrices[i].Evaluate(at::kDouble);
+    EXPECT_LE(MaxError(together[i].matrix, alone.matrix), 1e-14);
+    EXPECT_LE(MaxError(together[i].inverse_transpose, alone.inverse_transpose), 1e-14);
+    const at::Tensor g = RandomOrthogonal(matrices[i].size(), rng);
+    const auto gradients = [&](const MatrixPair& pair) {
+      const at::Tensor sum = (g * pair.matrix).sum() - (g * pair.inverse_transpose).sum();
+      return torch::autograd::grad({sum}, matrices[i].parameters(), {}, /*retain_graph=*/true);
+    };
+    const auto of_together = gradients(together[i]), of_alone = gradients(alone);
+    for (size_t k = 0; k < of_alone.size(); ++k) {
+      // Gradients are kept in float, as the parameters are.
+      EXPECT_LE(MaxError(of_together[k], of_alone[k]), 0x1p-24 * 20);
     }
   }
 }

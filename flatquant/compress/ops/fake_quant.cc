@@ -9,6 +9,7 @@
 #include "flatquant/base/half.h"
 #include "flatquant/compress/ops/composite.h"
 #include "flatquant/compress/ops/cpu_path.h"
+#include "flatquant/compress/ops/fake_quant_gpu.h"
 #include "flatquant/compress/ops/fake_quant_rows.h"
 #include "flatquant/compress/ops/parallel.h"
 
@@ -24,16 +25,69 @@ at::Tensor ClipFactor(const OptionalTensor& logit, const at::Tensor& x) {
   return logit.has_value() ? logit->detach().reshape({-1}).sigmoid() : at::ones({1}, x.options());
 }
 
-struct Factors {
-  const float *max, *min;
-  int64_t max_step, min_step;  // 0 when one factor serves all rows
+FakeQuantRows RowsOf(GridKind kind, int64_t bits, const at::Tensor& x, const at::Tensor& clip_max,
+                     const at::Tensor& clip_min, const at::Tensor& ranges, at::ScalarType type) {
+  FakeQuantRows rows;
+  rows.kind = kind;
+  rows.bits = static_cast<int>(bits);
+  rows.n = x.size(-1);
+  rows.rows = x.numel() / rows.n;
+  rows.x = x.data_ptr<float>();
+  rows.max_factor = clip_max.data_ptr<float>();
+  rows.min_factor = clip_min.data_ptr<float>();
+  rows.max_step = clip_max.numel() > 1;
+  rows.min_step = clip_min.numel() > 1;
+  rows.ranges = reinterpret_cast<Range*>(ranges.data_ptr<float>());
+  rows.bfloat16 = type == at::kBFloat16;
+  return rows;
+}
 
-  Factors(const at::Tensor& clip_max, const at::Tensor& clip_min)
-      : max(clip_max.data_ptr<float>()),
-        min(clip_min.data_ptr<float>()),
-        max_step(clip_max.numel() > 1),
-        min_step(clip_min.numel() > 1) {}
-};
+// GpuFakeQuant and GpuFakeQuantBackward on the CPU.
+template <GridKind kKind>
+void CpuFakeQuant(const FakeQuantRows& all, void* y) {
+  const FakeQuantRows r = all;
+  ParallelFor(r.rows, RowGrain(r.n), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const float* row = r.x + i * r.n;
+      r.ranges[i] = FindRange(row, r.n);
+      const RowGrid grid = MakeGrid<kKind>(r.ranges[i].max * r.max_factor[i * r.max_step],
+                                           r.ranges[i].min * r.min_factor[i * r.min_step], r.bits);
+      if (r.bfloat16) {
+        QuantizeRow<kKind>(row, r.n, grid, static_cast<uint16_t*>(y) + i * r.n);
+      } else {
+        QuantizeRow<kKind>(row, r.n, grid, static_cast<float*>(y) + i * r.n);
+      }
+    }
+  });
+}
+
+template <GridKind kKind>
+void CpuFakeQuantBackward(const FakeQuantRows& all, const void* dy, float* dx, float* dmax,
+                          float* dmin) {
+  const FakeQuantRows r = all;
+  ParallelFor(r.rows, RowGrain(r.n), [&](int64_t begin, int64_t end) {
+    std::vector<float> widened(r.bfloat16 ? r.n : 0);
+    for (int64_t i = begin; i < end; ++i) {
+      const float* gradient = widened.data();
+      if (r.bfloat16) {
+        BF16ToFloat(static_cast<const uint16_t*>(dy) + i * r.n, widened.data(),
+                    static_cast<size_t>(r.n));
+      } else {
+        gradient = static_cast<const float*>(dy) + i * r.n;
+      }
+      const Range& range = r.ranges[i];
+      const float up = r.max_factor[i * r.max_step], down = r.min_factor[i * r.min_step];
+      const RowGrid grid = MakeGrid<kKind>(range.max * up, range.min * down, r.bits);
+      const float* row = r.x + i * r.n;
+      float* to = dx + i * r.n;
+      const RangeGradient flow = QuantizeRowBackward<kKind>(row, gradient, r.n, grid, to);
+      dmax[i] = flow.hi * range.max;
+      dmin[i] = flow.lo * range.min;
+      if (flow.hi != 0 && range.max > 0) to[FindFirst(row, r.n, range.max)] += flow.hi * up;
+      if (flow.lo != 0 && range.min < 0) to[FindFirst(row, r.n, range.min)] += flow.lo * down;
+    }
+  });
+}
 
 // d(loss)/d(logit) from per-row d(loss)/d(factor).
 at::Tensor LogitGradient(const at::Tensor& per_row, const at::Tensor& factor,
@@ -52,27 +106,14 @@ struct FakeQuantFunction : torch::autograd::Function<FakeQuantFunction<kKind>> {
     const at::Tensor x = input.contiguous();
     const at::Tensor clip_max = ClipFactor(clip_max_logit, x);
     const at::Tensor clip_min = ClipFactor(clip_min_logit, x);
-    const int64_t n = x.size(-1), rows = x.numel() / n;
     const at::Tensor y = at::empty_like(x, x.options().dtype(out_dtype));
-    const at::Tensor ranges = at::empty({rows, 2}, x.options());
-    const Factors factors(clip_max, clip_min);
-    const float* from = x.data_ptr<float>();
-    auto* range = reinterpret_cast<Range*>(ranges.data_ptr<float>());
-    void* to = y.data_ptr();
-    const bool rounded = out_dtype == at::kBFloat16;
-    ParallelFor(rows, RowGrain(n), [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        range[i] = FindRange(from + i * n, n);
-        const RowGrid grid = MakeGrid<kKind>(range[i].max * factors.max[i * factors.max_step],
-                                             range[i].min * factors.min[i * factors.min_step],
-                                             static_cast<int>(bits));
-        if (rounded) {
-          QuantizeRow<kKind>(from + i * n, n, grid, static_cast<uint16_t*>(to) + i * n);
-        } else {
-          QuantizeRow<kKind>(from + i * n, n, grid, static_cast<float*>(to) + i * n);
-        }
-      }
-    });
+    const at::Tensor ranges = at::empty({x.numel() / x.size(-1), 2}, x.options());
+    const FakeQuantRows rows = RowsOf(kKind, bits, x, clip_max, clip_min, ranges, out_dtype);
+    if (x.is_cpu()) {
+      CpuFakeQuant<kKind>(rows, y.data_ptr());
+    } else {
+      GpuFakeQuant(rows, x.get_device(), y.data_ptr());
+    }
     ctx->save_for_backward({x, clip_max, clip_min, ranges});
     ctx->saved_data["bits"] = bits;
     if (clip_max_logit.has_value()) ctx->saved_data["max_sizes"] = clip_max_logit->sizes();
@@ -84,42 +125,17 @@ struct FakeQuantFunction : torch::autograd::Function<FakeQuantFunction<kKind>> {
     const variable_list saved = ctx->get_saved_variables();
     const at::Tensor &x = saved[0], &clip_max = saved[1], &clip_min = saved[2];
     const at::Tensor g = gradients[0].contiguous();
-    const int bits = static_cast<int>(ctx->saved_data["bits"].toInt());
-    const int64_t n = x.size(-1), rows = x.numel() / n;
+    const FakeQuantRows rows = RowsOf(kKind, ctx->saved_data["bits"].toInt(), x, clip_max, clip_min,
+                                      saved[3], g.scalar_type());
     const at::Tensor dx = at::empty_like(x);
-    const at::Tensor dmax = at::empty({rows}, x.options()), dmin = at::empty({rows}, x.options());
-    const Factors factors(clip_max, clip_min);
-    const float* from = x.data_ptr<float>();
-    const void* dy = g.data_ptr();
-    const bool rounded = g.scalar_type() == at::kBFloat16;
-    const auto* range = reinterpret_cast<const Range*>(saved[3].data_ptr<float>());
+    const at::Tensor dmax = at::empty({rows.rows}, x.options()), dmin = at::empty_like(dmax);
     float *to = dx.data_ptr<float>(), *to_max = dmax.data_ptr<float>(),
           *to_min = dmin.data_ptr<float>();
-    ParallelFor(rows, RowGrain(n), [&](int64_t begin, int64_t end) {
-      std::vector<float> widened(rounded ? n : 0);
-      for (int64_t i = begin; i < end; ++i) {
-        const float* gradient = widened.data();
-        if (rounded) {
-          BF16ToFloat(static_cast<const uint16_t*>(dy) + i * n, widened.data(),
-                      static_cast<size_t>(n));
-        } else {
-          gradient = static_cast<const float*>(dy) + i * n;
-        }
-        const float up = factors.max[i * factors.max_step];
-        const float down = factors.min[i * factors.min_step];
-        const RowGrid grid = MakeGrid<kKind>(range[i].max * up, range[i].min * down, bits);
-        const float* row = from + i * n;
-        const RangeGradient flow = QuantizeRowBackward<kKind>(row, gradient, n, grid, to + i * n);
-        to_max[i] = flow.hi * range[i].max;
-        to_min[i] = flow.lo * range[i].min;
-        if (flow.hi != 0 && range[i].max > 0) {
-          to[i * n + FindFirst(row, n, range[i].max)] += flow.hi * up;
-        }
-        if (flow.lo != 0 && range[i].min < 0) {
-          to[i * n + FindFirst(row, n, range[i].min)] += flow.lo * down;
-        }
-      }
-    });
+    if (x.is_cpu()) {
+      CpuFakeQuantBackward<kKind>(rows, g.data_ptr(), to, to_max, to_min);
+    } else {
+      GpuFakeQuantBackward(rows, x.get_device(), g.data_ptr(), to, to_max, to_min);
+    }
     variable_list results(5);
     results[0] = dx;
     const auto logit = [&](const char* sizes, const at::Tensor& per_row, const at::Tensor& factor) {
@@ -134,12 +150,19 @@ struct FakeQuantFunction : torch::autograd::Function<FakeQuantFunction<kKind>> {
   }
 };
 
+// Undefined tensors count.
+bool IsFloatOn(const at::Tensor& t, const at::Device& device) {
+  return !t.defined() || (t.device() == device && t.scalar_type() == at::kFloat);
+}
+
 template <GridKind kKind>
 at::Tensor FakeQuant(const at::Tensor& x, const at::Tensor& clip_max_logit,
                      const at::Tensor& clip_min_logit, int bits, at::ScalarType out_dtype) {
   FLATQUANT_CHECK(bits >= 2 && (bits <= 8 || bits == 16));
   if (bits == 16) return x.to(out_dtype);
-  if (IsCpuFloat(x) && IsCpuFloat(clip_max_logit) && IsCpuFloat(clip_min_logit) && x.numel() > 0 &&
+  const bool has_kernels = x.is_cpu() || (x.is_cuda() && HasGpuFakeQuant());
+  if (has_kernels && IsFloatOn(x, x.device()) && IsFloatOn(clip_max_logit, x.device()) &&
+      IsFloatOn(clip_min_logit, x.device()) && x.numel() > 0 &&
       (out_dtype == at::kFloat || out_dtype == at::kBFloat16)) {
     return FakeQuantFunction<kKind>::apply(x, ToOptional(clip_max_logit),
                                            ToOptional(clip_min_logit), static_cast<int64_t>(bits),

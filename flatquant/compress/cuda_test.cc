@@ -1,0 +1,182 @@
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <vector>
+
+#include "flatquant/compress/calibration.h"
+#include "flatquant/compress/methods/flatquant/initial_parameters.h"
+#include "flatquant/compress/ops/attention.h"
+#include "flatquant/compress/ops/fake_quant.h"
+#include "flatquant/compress/ops/op_testing.h"
+#include "flatquant/compress/run_plan.h"
+#include "flatquant/compress/step_replay.h"
+#include "flatquant/compress/tiny_model_for_test.h"
+
+// What is different on a GPU. Skipped where LibTorch has none.
+namespace flatquant::compress {
+namespace {
+
+const at::Device kGpu(at::kCUDA, 0);
+
+bool HasGpu() {
+  try {
+    QuantizeOptions options;
+    options.device = "cuda";
+    ParseDevice(options);  // and turns deterministic kernels on
+    return true;
+  } catch (const Error&) {
+    return false;
+  }
+}
+
+class Cuda : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (!HasGpu()) GTEST_SKIP() << "LibTorch can use no GPU here";
+  }
+};
+
+struct Trained {
+  TrainingResult result;
+  std::vector<at::Tensor> parameters;
+};
+
+// Seven windows in batches of two, so that each epoch ends with a smaller batch.
+Trained Train(const ModelConfig& config, at::Device device, bool amp,
+              QuantizeOptions::Parametrization parametrization) {
+  const SourceModel model = SourceModel::Open(WriteTinyModel(config, 31));
+  const BlockWeights weights = LoadBlockWeights(model, 0, device);
+  ResidualStream stream(model, RandomWindows(config, 7, 24, 3), device);
+  stream.RunBlock(weights, 3);
+  QuantizeOptions options;
+  options.scheme = Scheme::Parse("w8a8kv8");
+  options.parametrization = parametrization;
+  Rng rng(7);
+  const BlockParameters parameters =
+      InitialParameters(BlockTask{config, options, 0, weights, &stream, amp, device, {}}, rng);
+  TrainingOptions training;
+  training.epochs = 8;
+  training.batch = 2;
+  training.clip_lr = 2e-2;
+  training.amp = amp;
+  Trained trained;
+  trained.result = TrainBlock(config, weights, options.scheme, training, stream, parameters, {});
+  trained.parameters = parameters.TransformTensors();
+  const auto clips = parameters.ClipTensors();
+  trained.parameters.insert(trained.parameters.end(), clips.begin(), clips.end());
+  return trained;
+}
+
+constexpr auto kSvd = QuantizeOptions::Parametrization::kSvdCayley;
+constexpr auto kDirect = QuantizeOptions::Parametrization::kDirectInverse;
+
+TEST(StepReplay, DoesOnEachCallWhatTheStepDoes) {
+  for (const at::Device device : {at::Device(at::kCPU), kGpu}) {
+    if (!device.is_cpu() && !HasGpu()) continue;
+    const at::Tensor x = at::zeros({3}, at::TensorOptions().device(device));
+    const at::Tensor y = at::zeros_like(x), sum = at::zeros_like(x);
+    StepReplay step(device, [&] { sum.add_((x + y).mul_(2)); });
+    for (int i = 1; i <= 10; ++i) {
+      x.fill_(i);
+      step();
+      EXPECT_EQ(sum[0].item<float>(), static_cast<float>(i * (i + 1)));
+    }
+  }
+}
+
+// The same arithmetic in another order: the loss starts the same but for rounding, and
+// the two runs then part slowly.
+TEST_F(Cuda, TrainsAsTheCpuDoes) {
+  for (const ModelConfig& config : {TinyLlama(), TinyQwen2(), TinyQwen3(), TinyWithBiases()}) {
+    for (const auto parametrization : {kSvd, kDirect}) {
+      const Trained cpu = Train(config, at::kCPU, /*amp=*/false, parametrization);
+      const Trained gpu = Train(config, kGpu, /*amp=*/false, parametrization);
+      EXPECT_NEAR(gpu.result.loss_before / cpu.result.loss_before, 1, 0.02);
+      EXPECT_NEAR(gpu.result.loss_after / cpu.result.loss_after, 1, 0.15);
+    }
+  }
+}
+
+TEST_F(Cuda, AReplayedStepGivesTheBytesOfTheStep) {
+  for (const bool amp : {false, true}) {
+    const Trained replayed = Train(TinyLlama(), kGpu, amp, kSvd);
+    ::setenv("FLATQUANT_CUDA_GRAPH", "0", /*overwrite=*/1);
+    const Trained stepped = Train(TinyLlama(), kGpu, amp, kSvd);
+    ::unsetenv("FLATQUANT_CUDA_GRAPH");
+    for (size_t i = 0; i < stepped.parameters.size(); ++i) {
+      EXPECT_TRUE(at::equal(replayed.parameters[i], stepped.parameters[i])) << i << " amp " << amp;
+    }
+    EXPECT_LT(replayed.result.loss_after, 0.95 * replayed.result.loss_before);
+  }
+}
+
+// Bit for bit forward. Gradients: a row's sum of n terms goes back into its scale and its
+// extreme elements, as in fake_quant_test.cc; a clip's is a sum over rows of such.
+TEST_F(Cuda, FakeQuantIsAsOnTheCpu) {
+  using Operation =
+      at::Tensor (*)(const at::Tensor&, const at::Tensor&, const at::Tensor&, int, at::ScalarType);
+  const std::vector<Operation> operations = {FakeQuantActivation, FakeQuantKv, FakeQuantWeight};
+  for (const Operation operation : operations) {
+    const bool weight = operation == FakeQuantWeight;
+    for (const int64_t n : {1, 31, 64, 1376}) {
+      for (const auto type : {at::kFloat, at::kBFloat16}) {
+        constexpr int64_t kRows = 67;
+        std::vector<at::Tensor> outputs;
+        std::vector<std::vector<at::Tensor>> gradients;
+        for (const at::Device device : {at::Device(at::kCPU), kGpu}) {
+          at::Tensor values = RandomNormal({kRows, n}, 1);
+          values[3].zero_();
+          const at::Tensor logits = RandomNormal({weight ? kRows : 1, 1}, 2) * 0.3 + 1.0;
+          const at::Tensor x = Leaf(values.to(device)), max = Leaf(logits.to(device));
+          const at::Tensor min = Leaf((logits * 0.9).to(device));
+          const at::Tensor g = RandomNormal({kRows, n}, 3).to(type).to(device);
+          outputs.push_back(operation(x, max, min, 4, type));
+          gradients.push_back(Gradients({outputs.back()}, {x, max, min}, {g}));
+        }
+        EXPECT_TRUE(at::equal(outputs[0], outputs[1].cpu())) << n << " weight " << weight;
+        const double row = 8 * std::sqrt(static_cast<double>(n)) * kFloatEpsilon * 16 * 4;
+        ExpectClose(gradients[1][0].cpu(), gradients[0][0], row, "dx " + std::to_string(n));
+        const double clip = row * 4 * (weight ? 1.0 : std::sqrt(static_cast<double>(kRows)));
+        for (const int i : {1, 2}) {
+          ExpectClose(gradients[1][i].cpu(), gradients[0][i], clip, "clip " + std::to_string(n));
+        }
+      }
+    }
+  }
+}
+
+// Probabilities, logit gradients and results have 8 significant bits; see attention_test.cc.
+TEST_F(Cuda, AttentionStaysWithinItsRounding) {
+  struct Case {
+    int64_t batch, tokens, heads, kv_heads, dim, window;
+  };
+  for (const Case& c : std::vector<Case>{{2, 17, 4, 2, 16, 0},
+                                         {1, 128, 2, 2, 64, 0},
+                                         {2, 129, 4, 1, 24, 0},
+                                         {1, 300, 2, 1, 16, 5}}) {
+    std::vector<std::vector<at::Tensor>> results;
+    for (const bool exact : {false, true}) {
+      const auto type = exact ? at::kDouble : at::kFloat;
+      const auto input = [&](int64_t heads, uint64_t seed) {
+        const at::Tensor values = RandomNormal({c.batch, c.tokens, heads, c.dim}, seed);
+        return Leaf(values.to(at::kBFloat16).to(exact ? at::Device(at::kCPU) : kGpu), type);
+      };
+      const at::Tensor q = input(c.heads, 1), k = input(c.kv_heads, 2), v = input(c.kv_heads, 3);
+      const at::Tensor y = CausalAttention(q, k, v, c.window, /*amp=*/!exact);
+      const at::Tensor g =
+          RandomNormal({c.batch, c.tokens, c.heads * c.dim}, 4).to(at::kBFloat16).to(y.options());
+      results.push_back(Gradients({y}, {q, k, v}, {g}));
+      results.back().push_back(y);
+    }
+    for (size_t i = 0; i < results[0].size(); ++i) {
+      const double tolerance = 16 * 0x1p-9 * std::max(1.0, MaxAbs(results[1][i]));
+      ExpectClose(results[0][i].cpu(), results[1][i], tolerance, "tensor " + std::to_string(i));
+    }
+  }
+}
+
+}  // namespace
+}  // namespace flatquant::compress
