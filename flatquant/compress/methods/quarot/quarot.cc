@@ -1,3 +1,5 @@
+#include <ATen/ATen.h>
+
 #include <memory>
 
 #include "flatquant/base/rng.h"
@@ -23,7 +25,9 @@ class QuaRot : public Method {
     BlockParameters parameters;
     AddSiteMatrices(
         task.config, task.options.scheme, HadamardFactors,
-        [&rng](int64_t n) { return InvertibleMatrix::Fixed(RandomRotation(n, rng), "quarot"); },
+        [&](int64_t n) {
+          return InvertibleMatrix::Fixed(RandomRotation(n, rng).to(task.device), "quarot");
+        },
         &parameters);
     return parameters;
   }
