@@ -255,28 +255,48 @@ __global__ void __launch_bounds__(kWarps * 32, Block<T, kDim, kPackedK, kPackedV
   }
 }
 
-// A CTA per token and head, a thread per element.
+// Over a CTA of kThreads, by all its threads; shared holds a number per warp and is free
+// when all of them call it.
+template <int kThreads, typename Combine>
+__device__ float AcrossCta(float x, float (&shared)[kThreads / 32], const Combine& combine) {
+#pragma unroll
+  for (int step = 16; step > 0; step /= 2) x = combine(x, __shfl_xor_sync(~0u, x, step));
+  if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = x;
+  __syncthreads();
+  x = shared[0];
+#pragma unroll
+  for (int i = 1; i < kThreads / 32; ++i) x = combine(x, shared[i]);
+  return x;
+}
+
+// A CTA per token and head, a thread per element. A share without positions has a top of
+// -infinity, a sum of 0 and a vector of zeros.
 template <typename T, int kDim>
 __global__ void __launch_bounds__(kDim)
     CombineKernel(const Partial* partials, const float* vectors, int splits, T* y) {
+  extern __shared__ float factors[];  // [splits]
+  __shared__ float tops[kDim / 32];
+  __shared__ float sums[kDim / 32];
   cuda::LetSuccessorStart();
   cuda::WaitForPredecessor();
-  const int64_t vector = blockIdx.x;
+  const int64_t first = int64_t{blockIdx.x} * splits;
   float top = -INFINITY;
-  for (int s = 0; s < splits; ++s) {
-    const Partial part = partials[vector * splits + s];
-    if (part.sum > 0) top = fmaxf(top, part.top);
-  }
+  for (int s = threadIdx.x; s < splits; s += kDim) top = fmaxf(top, partials[first + s].top);
+  top = AcrossCta<kDim>(top, tops, [](float a, float b) { return fmaxf(a, b); });
   float sum = 0;
-  float value = 0;
-  for (int s = 0; s < splits; ++s) {
-    const Partial part = partials[vector * splits + s];
-    if (!(part.sum > 0)) continue;
-    const float factor = cuda::Exp2(part.top - top);
-    sum += factor * part.sum;
-    value += factor * vectors[(vector * splits + s) * kDim + threadIdx.x];
+  for (int s = threadIdx.x; s < splits; s += kDim) {
+    const Partial part = partials[first + s];
+    factors[s] = cuda::Exp2(part.top - top);
+    sum += factors[s] * part.sum;
   }
-  y[vector * kDim + threadIdx.x] = cuda::Element<T>::FromFloat(value / sum);
+  // Its barrier also shows every thread the factors.
+  sum = AcrossCta<kDim>(sum, sums, [](float a, float b) { return a + b; });
+  float value = 0;
+#pragma unroll 8  // so many loads are on their way together
+  for (int s = 0; s < splits; ++s) {
+    value += factors[s] * vectors[(first + s) * kDim + threadIdx.x];
+  }
+  y[int64_t{blockIdx.x} * kDim + threadIdx.x] = cuda::Element<T>::FromFloat(value / sum);
 }
 
 }  // namespace
@@ -308,8 +328,9 @@ void CudaAttentionDecode(const CudaAttentionDecodeArgs& args, CudaStream stream)
     if (splits == 1) return;
     const int64_t vectors = args.tokens * args.heads;
     const Partial* partials = static_cast<const Partial*>(args.workspace);
-    LaunchDependent(CombineKernel<T, kDim>, static_cast<unsigned>(vectors), kDim, 0, stream,
-                    partials, reinterpret_cast<const float*>(partials + vectors * splits),
+    LaunchDependent(CombineKernel<T, kDim>, static_cast<unsigned>(vectors), kDim,
+                    static_cast<size_t>(splits) * sizeof(float), stream, partials,
+                    reinterpret_cast<const float*>(partials + vectors * splits),
                     static_cast<int>(splits), static_cast<T*>(args.y));
   };
   ForBlock(args, launch);
