@@ -65,13 +65,26 @@ void ForBlock(const CudaAttentionDecodeArgs& args, const Run& run) {
   });
 }
 
+// CTAs that share a sequence and group. The multiprocessors hold so many CTAs at once; what
+// is left over waits for a place, so that one CTA too many doubles the time. A CTA's time
+// is its rounds of blocks, and about one more to start and to end; adding up shares costs
+// another kernel, about a round too.
 template <typename B>
 int64_t Splits(const CudaAttentionDecodeArgs& args) {
-  const int64_t groups = args.k.heads * CeilDiv(args.heads / args.k.heads, kGroupRows);
-  const int64_t ctas = CurrentCudaDevice().sm_count * int64_t{B::kCtasPerSm};
-  // At least one block of positions for each warp.
-  return std::clamp<int64_t>(CeilDiv(ctas, groups * args.tokens), 1,
-                             CeilDiv(args.max_length, kWarps * B::kPositions));
+  const int64_t groups =
+      args.k.heads * CeilDiv(args.heads / args.k.heads, kGroupRows) * args.tokens;
+  const int64_t places = CurrentCudaDevice().sm_count * int64_t{B::kCtasPerSm};
+  const int64_t rounds = CeilDiv(args.max_length, kWarps * B::kPositions);
+  const auto time = [&](int64_t splits) {
+    return CeilDiv(groups * splits, places) * (CeilDiv(rounds, splits) + 1) + (splits > 1 ? 1 : 0);
+  };
+  // More than twice as many CTAs as places bring nothing that fewer do not.
+  const int64_t most = std::min(rounds, 2 * places / std::max<int64_t>(1, groups));
+  int64_t best = 1;
+  for (int64_t splits = 2; splits <= most; ++splits) {
+    if (time(splits) < time(best)) best = splits;
+  }
+  return best;
 }
 
 // A share's result: sums of weights times V, relative to the share's largest score.
