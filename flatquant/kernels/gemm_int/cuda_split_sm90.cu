@@ -203,14 +203,20 @@ __global__ void __cluster_dims__(kSplit, 1, 1) __launch_bounds__(kThreads, 2)
                           static_cast<float>(sum.y) * (act * share.scale.y) + share.bias.y,
                           static_cast<float>(sum.z) * (act * share.scale.z) + share.bias.z,
                           static_cast<float>(sum.w) * (act * share.scale.w) + share.bias.w};
-      T* to = static_cast<T*>(args.y) + m * args.y_stride + row;
-      const T* from = static_cast<const T*>(args.residual) + m * args.y_stride + row;
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        if (row + i >= args.weights.rows) continue;
-        const float residual = args.residual == nullptr ? 0 : Element<T>::ToFloat(from[i]);
-        to[i] = Element<T>::FromFloat(y[i] + residual);
+      // Four at once, up to the multiple of eight that may be written.
+      if (row >= args.weights.rows) continue;
+      const int64_t at = m * args.y_stride + row;
+      float2 low = {};
+      float2 high = {};
+      if (args.residual != nullptr) {
+        const uint2 packed =
+            *reinterpret_cast<const uint2*>(static_cast<const T*>(args.residual) + at);
+        low = Element<T>::ToFloat2(packed.x);
+        high = Element<T>::ToFloat2(packed.y);
       }
+      *reinterpret_cast<uint2*>(static_cast<T*>(args.y) + at) =
+          make_uint2(Element<T>::Pack(y[0] + low.x, y[1] + low.y),
+                     Element<T>::Pack(y[2] + high.x, y[3] + high.y));
     }
   }
   ClusterSync();  // nobody leaves while others still read its sums
