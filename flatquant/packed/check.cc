@@ -23,7 +23,17 @@ void CheckBits(int bits, const std::string& title, const std::string& where) {
 void CheckGrid(const BlockGrid& grid, const ModelConfig& config, int64_t layer,
                const std::string& where) {
   for (Linear linear : kLinears) {
-    CheckBits(grid.weight_bits[static_cast<size_t>(linear)], LinearPath(layer, linear), where);
+    const size_t i = static_cast<size_t>(linear);
+    const std::string title = LinearPath(layer, linear);
+    CheckBits(grid.weight_bits[i], title, where);
+    const int64_t cols = ColumnsOf(grid, config, linear);
+    if (!GroupsFit(grid.weight_groups[i], grid.weight_bits[i], cols)) {
+      throw Error("packed.bad_config", where,
+                  title + " has groups of " + std::to_string(grid.weight_groups[i]) +
+                      " columns, with " + std::to_string(grid.weight_bits[i]) + " bits and " +
+                      std::to_string(cols) + " columns",
+                  kHint);
+    }
   }
   const std::string path = "layer " + std::to_string(layer) + ", ";
   for (Site site : kSites) {

@@ -84,8 +84,8 @@ void DequantizeRow(const PackedLinear& linear, int64_t row, int64_t cols, float*
   }
   const int64_t row_bytes = PackedRowBytes(linear.bits, cols);
   const std::byte* packed = linear.weight.data + row * row_bytes;
-  float scale;
-  std::memcpy(&scale, linear.scale.data + static_cast<size_t>(row) * sizeof(float), sizeof(float));
+  const int64_t groups = GroupCount(cols, linear.group_size);
+  const std::byte* scales = linear.scale.data + static_cast<size_t>(row * groups) * sizeof(float);
   // In pieces, so that no row-long buffer is needed; an even length keeps each
   // piece on a byte boundary.
   constexpr int64_t kPiece = 256;
@@ -93,7 +93,15 @@ void DequantizeRow(const PackedLinear& linear, int64_t row, int64_t cols, float*
   for (int64_t begin = 0; begin < cols; begin += kPiece) {
     const int64_t n = std::min(kPiece, cols - begin);
     UnpackRow(linear.bits, packed + PackedRowBytes(linear.bits, begin), n, codes);
-    for (int64_t i = 0; i < n; ++i) out[begin + i] = scale * static_cast<float>(codes[i]);
+    for (int64_t i = 0; i < n; ++i) out[begin + i] = static_cast<float>(codes[i]);
+  }
+  const int64_t group_cols = linear.is_grouped() ? linear.group_size : cols;
+  for (int64_t group = 0; group < groups; ++group) {
+    float scale;
+    std::memcpy(&scale, scales + static_cast<size_t>(group) * sizeof(float), sizeof(float));
+    const int64_t begin = group * group_cols;
+    const int64_t n = std::min(group_cols, cols - begin);
+    for (int64_t i = 0; i < n; ++i) out[begin + i] *= scale;
   }
 }
 

@@ -41,8 +41,8 @@ bool RowIsCanonical(int bits, const std::byte* packed, int64_t cols) noexcept;
 // A whole matrix [rows, cols] of codes as the weight tensor of a PackedLinear.
 Tensor PackCodes(int bits, int64_t rows, int64_t cols, const int8_t* codes);
 
-// Row `row` of W as float32: out[c] = scale[row] * q[row][c], or the widened
-// float weight where bits is 16. out: cols floats.
+// Row `row` of W as float32: out[c] = scale[row] * q[row][c] (or the scale of c's group), or
+// the widened float weight where bits is 16. out: cols floats.
 void DequantizeRow(const PackedLinear& linear, int64_t row, int64_t cols, float* out);
 
 }  // namespace flatquant

@@ -28,18 +28,31 @@ struct Clip {
 };
 
 // One linear layer; cols are the site's width, or its columns where it is flattened
-// (StoredShape of flattening.h). With bits <= 8, W[r][c] = scale[r] * q[r][c], q a signed
-// integer in [-2^(bits-1), 2^(bits-1) - 1]:
+// (StoredShape of flattening.h). With bits <= 8, W[r][c] = scale[r][c / group_size] *
+// q[r][c], q a signed integer in [-2^(bits-1), 2^(bits-1) - 1]:
 //   bits 2..4   weight is U8 [rows, ceil(cols / 2)]: two's complement nibbles,
 //               even column in the low nibble (an odd last nibble is zero)
 //   bits 5..8   weight is I8 [rows, cols]
 //   bits 16     weight is F32, F16 or BF16 [rows, cols] and scale is undefined
+//
+// Groups are for memory and accuracy, not for speed: sums of integer products end with each
+// group, so that runtimes may dequantize such a weight instead of multiplying integers.
 struct PackedLinear {
   int bits = 16;
+  // Columns that share a scale, below cols, the last group possibly shorter; 0: one scale
+  // per row.
+  int64_t group_size = 0;
   Tensor weight;
-  Tensor scale;  // F32 [rows]
+  Tensor scale;  // F32 [rows], or [rows, GroupCount(cols, group_size)]
   Tensor bias;   // F32 [rows]; undefined without
+
+  bool is_grouped() const { return group_size > 0; }
 };
+
+// Scales of a row. cols >= 1.
+constexpr int64_t GroupCount(int64_t cols, int64_t group_size) {
+  return group_size > 0 ? (cols - 1) / group_size + 1 : 1;
+}
 
 // The online half of a site: x viewed as X [L, R] (row-major, L * R = width)
 // becomes left^T X right; an undefined matrix is the identity. Then, with

@@ -32,6 +32,11 @@ ordered_json BlockJson(const BlockGrid& block, const BlockGrid* base) {
     if (base != nullptr && base->weight_bits[i] == block.weight_bits[i]) continue;
     out["weights"][std::string(LinearName(linear))] = block.weight_bits[i];
   }
+  for (Linear linear : kLinears) {
+    const size_t i = static_cast<size_t>(linear);
+    if (block.weight_groups[i] == (base != nullptr ? base->weight_groups[i] : 0)) continue;
+    out["weight_groups"][std::string(LinearName(linear))] = block.weight_groups[i];
+  }
   for (Site site : kSites) {
     const size_t i = static_cast<size_t>(site);
     if (base != nullptr && base->sites[i] == block.sites[i]) continue;
@@ -43,12 +48,16 @@ ordered_json BlockJson(const BlockGrid& block, const BlockGrid* base) {
 
 // The oldest version of the format that has all this.
 int64_t VersionFor(const QuantizationConfig& config) {
+  int64_t version = 2;
   for (const BlockGrid& block : config.blocks) {
+    for (const int64_t group_size : block.weight_groups) {
+      if (group_size != 0) return 4;
+    }
     for (const SiteGrid& site : block.sites) {
-      if (site.extra_columns) return 3;
+      if (site.extra_columns) version = 3;
     }
   }
-  return 2;
+  return version;
 }
 
 // The first dimension of a matrix; 0 for one that is undefined.
@@ -62,6 +71,7 @@ BlockGrid GridOf(const PackedBlock& block) {
   BlockGrid grid;
   for (Linear linear : kLinears) {
     grid.weight_bits[static_cast<size_t>(linear)] = block.linear(linear).bits;
+    grid.weight_groups[static_cast<size_t>(linear)] = block.linear(linear).group_size;
   }
   for (Site site : kSites) {
     const PackedSite& from = block.site(site);
@@ -75,6 +85,11 @@ BlockGrid GridOf(const PackedBlock& block) {
   }
   grid.cache = {block.cache.k_bits, block.cache.v_bits, block.cache.k_transform.defined()};
   return grid;
+}
+
+int64_t ColumnsOf(const BlockGrid& grid, const ModelConfig& config, Linear which) {
+  return ShapeOf(config, which).cols +
+         grid.sites[static_cast<size_t>(SiteOf(which))].extra_columns.value_or(0);
 }
 
 std::string WithQuantizationConfig(std::string_view source_json, const QuantizationConfig& config,

@@ -19,7 +19,7 @@ namespace flatquant {
 
 // The newest version that the reader knows. The writer takes the oldest one that can
 // say what the model has.
-inline constexpr int64_t kPackedFormatVersion = 3;
+inline constexpr int64_t kPackedFormatVersion = 4;
 
 struct SiteGrid {
   int act_bits = 16;
@@ -42,8 +42,9 @@ struct CacheGrid {
 
 // All of a block that is not data.
 struct BlockGrid {
-  std::array<int, 7> weight_bits{};  // indexed by Linear
-  std::array<SiteGrid, 4> sites;     // indexed by Site
+  std::array<int, 7> weight_bits{};        // indexed by Linear
+  std::array<int64_t, 7> weight_groups{};  // PackedLinear::group_size; indexed by Linear
+  std::array<SiteGrid, 4> sites;           // indexed by Site
   CacheGrid cache;
 
   friend bool operator==(const BlockGrid&, const BlockGrid&) = default;
@@ -80,6 +81,15 @@ bool ClipsFit(const SiteGrid& grid, Site site);
 // Whether a site of this width may be flattened so, or is not: no matrices beside it,
 // integers, and not too many columns.
 bool FlatteningFits(const SiteGrid& grid, int64_t width);
+
+// Whether a linear of so many columns may have this group_size: 0, or below cols where it
+// is quantized.
+constexpr bool GroupsFit(int64_t group_size, int bits, int64_t cols) {
+  return group_size == 0 || (bits <= 8 && group_size > 0 && group_size < cols);
+}
+
+// The columns of a linear's weight, those of a flattened site included.
+int64_t ColumnsOf(const BlockGrid& grid, const ModelConfig& config, Linear which);
 
 // Whether config.json's text has quantization_config.quant_method "flatquant".
 // False for anything that cannot be parsed.

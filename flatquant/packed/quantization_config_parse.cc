@@ -1,3 +1,4 @@
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <optional>
 
@@ -47,7 +48,7 @@ class Parser {
   Parser(const ModelConfig& model, int64_t version, const std::string& where)
       : model_(model), version_(version), where_(where) {}
 
-  // Reads "weights", "sites" and "cache" into *grid.
+  // Reads "weights", "weight_groups", "sites" and "cache" into *grid.
   enum class Extent { kWhole, kOverride };  // kOverride: what is absent stays as it is
   void ReadBlock(const JsonFields& fields, Extent extent, BlockGrid* grid) const {
     const auto wanted = [extent](const JsonFields& in, std::string_view key) {
@@ -61,6 +62,7 @@ class Parser {
       }
       weights.RefuseOthers(IsLinear);
     }
+    if (KnowsGroups() && fields.Has("weight_groups")) ReadGroups(fields, grid);
     if (wanted(fields, "sites")) {
       const JsonFields sites = fields.Object("sites");
       for (Site site : kSites) {
@@ -70,7 +72,20 @@ class Parser {
       sites.RefuseOthers(IsSite);
     }
     if (wanted(fields, "cache")) grid->cache = ReadCache(fields.Object("cache"));
+    for (Linear linear : kLinears) {
+      const size_t i = static_cast<size_t>(linear);
+      const int64_t cols = ColumnsOf(*grid, model_, linear);
+      if (GroupsFit(grid->weight_groups[i], grid->weight_bits[i], cols)) continue;
+      BadConfig(where_, fields.path() + ".weight_groups." + std::string(LinearName(linear)) +
+                            " is " + std::to_string(grid->weight_groups[i]) + ", with weights of " +
+                            std::to_string(grid->weight_bits[i]) + " bits and " +
+                            std::to_string(cols) +
+                            " columns: a group is smaller than a row, of integers");
+    }
   }
+
+  // Whether this version of the format has groups of weights.
+  bool KnowsGroups() const { return version_ >= 4; }
 
   HeadGrid ReadHead(const JsonFields& fields) const {
     const HeadGrid grid = {Bits(fields, "bits"), Bits(fields, "act_bits")};
@@ -102,6 +117,16 @@ class Parser {
                             ", not 2 to 8 or 16");
     }
     return static_cast<int>(bits);
+  }
+
+  void ReadGroups(const JsonFields& fields, BlockGrid* grid) const {
+    const JsonFields groups = fields.Object("weight_groups");
+    for (Linear linear : kLinears) {
+      if (!groups.Has(LinearName(linear))) continue;
+      grid->weight_groups[static_cast<size_t>(linear)] =
+          groups.Integer(LinearName(linear), std::numeric_limits<int64_t>::max());
+    }
+    groups.RefuseOthers(IsLinear);
   }
 
   SiteGrid ReadSite(const JsonFields& fields, Site site) const {
@@ -233,7 +258,10 @@ QuantizationConfig ParseQuantizationConfig(std::string_view config_json, const M
       const JsonFields layer(value, layers.path() + "." + key, where);
       parser.ReadBlock(layer, Parser::Extent::kOverride,
                        &config.blocks[parser.LayerIndex(layers, key)]);
-      layer.RefuseOthers(OneOf("weights", "sites", "cache"));
+      const auto known = OneOf("weights", "sites", "cache");
+      layer.RefuseOthers([&](const std::string& name) {
+        return known(name) || (parser.KnowsGroups() && name == "weight_groups");
+      });
     }
   }
   const bool has_head = version >= 2;
@@ -244,8 +272,10 @@ QuantizationConfig ParseQuantizationConfig(std::string_view config_json, const M
   }
   const auto known = OneOf("quant_method", "format_version", "scheme", "weights", "sites", "cache",
                            "layers", "provenance");
-  fields.RefuseOthers(
-      [&](const std::string& key) { return known(key) || (has_head && key == "lm_head"); });
+  fields.RefuseOthers([&](const std::string& key) {
+    return known(key) || (has_head && key == "lm_head") ||
+           (parser.KnowsGroups() && key == "weight_groups");
+  });
   return config;
 }
 

@@ -33,6 +33,23 @@ class Generator {
     return model;
   }
 
+  void Group(int64_t group_size, PackedBlock* block) {
+    for (Linear which : kLinears) {
+      PackedLinear& linear = block->linear(which);
+      const LinearShape shape = StoredShape(config_, *block, which);
+      if (linear.bits > 8 || shape.cols <= group_size) continue;
+      const int64_t groups = GroupCount(shape.cols, group_size);
+      const std::vector<float> rows = linear.scale.ToFloat();
+      const std::vector<float> factors = Near(shape.rows * groups, 1.0).ToFloat();
+      std::vector<float> scales(factors.size());
+      for (size_t i = 0; i < scales.size(); ++i) {
+        scales[i] = factors[i] * rows[i / static_cast<size_t>(groups)];
+      }
+      linear.group_size = group_size;
+      linear.scale = Tensor::Floats({shape.rows, groups}, std::move(scales));
+    }
+  }
+
   void Flatten(PackedBlock* block) {
     for (Site site : kSites) {
       if (block->site(site).act_bits <= 8) FlattenSite(site, block);
@@ -243,6 +260,11 @@ PackedModel RandomPackedModel(const ModelConfig& config, const Scheme& scheme, u
 void FlattenRandomModel(uint64_t seed, PackedModel* model) {
   Generator generator(model->config, model->scheme, seed);
   for (PackedBlock& block : model->blocks) generator.Flatten(&block);
+}
+
+void GroupRandomModel(uint64_t seed, int64_t group_size, PackedModel* model) {
+  Generator generator(model->config, model->scheme, seed);
+  for (PackedBlock& block : model->blocks) generator.Group(group_size, &block);
 }
 
 }  // namespace flatquant

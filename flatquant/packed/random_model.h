@@ -21,6 +21,10 @@ PackedModel RandomPackedModel(const ModelConfig& config, const Scheme& scheme, u
 // their size.
 void FlattenRandomModel(uint64_t seed, PackedModel* model);
 
+// Gives every quantized linear of a random model that has more than group_size columns a
+// scale per row and group. Activations keep their size.
+void GroupRandomModel(uint64_t seed, int64_t group_size, PackedModel* model);
+
 // A Hugging Face config.json that ModelConfig::Parse reads back as `config`: what
 // a source directory for WritePackedModel must hold.
 std::string ConfigJson(const ModelConfig& config);

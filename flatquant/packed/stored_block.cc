@@ -27,6 +27,7 @@ Tensor Aligned(const Tensor& tensor) {
 void FillBlock(const BlockGrid& grid, const ClipTensors& clips, PackedBlock* block) {
   for (Linear linear : kLinears) {
     block->linear(linear).bits = grid.weight_bits[static_cast<size_t>(linear)];
+    block->linear(linear).group_size = grid.weight_groups[static_cast<size_t>(linear)];
   }
   for (Site site : kSites) {
     block->site(site).act_bits = grid.sites[static_cast<size_t>(site)].act_bits;

@@ -103,7 +103,8 @@ class Lister {
     for (Linear linear : LinearsOf(site)) {
       LinearShape shape = ShapeOf(config_, linear);
       shape.cols += wanted.extra_columns.value_or(0);
-      OneLinear(layer, linear, shape, grid.weight_bits[static_cast<size_t>(linear)],
+      const size_t i = static_cast<size_t>(linear);
+      OneLinear(layer, linear, shape, grid.weight_bits[i], grid.weight_groups[i],
                 &block->linear(linear));
     }
   }
@@ -118,7 +119,8 @@ class Lister {
     list_.back().act_bits = wanted.act_bits;
   }
 
-  void OneLinear(int64_t layer, Linear which, LinearShape shape, int bits, PackedLinear* place) {
+  void OneLinear(int64_t layer, Linear which, LinearShape shape, int bits, int64_t group_size,
+                 PackedLinear* place) {
     const std::string path = LinearPath(layer, which);
     const Part part = bits == 16 ? Part::kFloatLinear : Part::kLinear;
     if (bits == 16) {
@@ -127,7 +129,10 @@ class Lister {
     } else {
       Add(path + ".weight", InNibbles(bits) ? Type::kU8 : Type::kI8,
           {shape.rows, PackedRowBytes(bits, shape.cols)}, Values::kAny, part, &place->weight);
-      Add(path + ".weight_scale", Type::kF32, {shape.rows}, Values::kPositive, part, &place->scale);
+      std::vector<int64_t> scales = {shape.rows};
+      if (group_size > 0) scales.push_back(GroupCount(shape.cols, group_size));
+      Add(path + ".weight_scale", Type::kF32, std::move(scales), Values::kPositive, part,
+          &place->scale);
     }
     if (HasBias(config_, which)) {
       Add(path + ".bias", Type::kF32, {shape.rows}, Values::kFinite, part, &place->bias);

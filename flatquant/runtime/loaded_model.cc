@@ -5,8 +5,10 @@
 
 #include "flatquant/base/error.h"
 #include "flatquant/base/file.h"
+#include "flatquant/base/half.h"
 #include "flatquant/packed/flattening.h"
 #include "flatquant/packed/head.h"
+#include "flatquant/packed/nibbles.h"
 
 namespace flatquant {
 namespace {
@@ -28,8 +30,8 @@ const std::byte* FloatData(const Tensor& tensor) {
 void CheckShape(const PackedLinear& linear, LinearShape shape) {
   const int64_t cols = linear.bits <= 4 ? (shape.cols + 1) / 2 : shape.cols;
   FLATQUANT_CHECK(linear.weight.shape == (std::vector<int64_t>{shape.rows, cols}));
-  FLATQUANT_CHECK(linear.bits == 16 ||
-                  linear.scale.elements() == static_cast<uint64_t>(shape.rows));
+  const int64_t scales = shape.rows * GroupCount(shape.cols, linear.group_size);
+  FLATQUANT_CHECK(linear.bits == 16 || linear.scale.elements() == static_cast<uint64_t>(scales));
   FLATQUANT_CHECK(!linear.bias.defined() ||
                   linear.bias.elements() == static_cast<uint64_t>(shape.rows));
 }
@@ -49,6 +51,31 @@ FloatWeights LoadFloats(const Tensor& weight, const PackedLinear* linear, Linear
   return LoadFloatWeights(source, math, pool);
 }
 
+// A weight with several scales per row, which no kernel takes, as floats.
+PackedLinear WithoutGroups(const PackedLinear& linear, LinearShape shape, GemmFloatMath math,
+                           ThreadPool& pool) {
+  const auto cols = static_cast<size_t>(shape.cols);
+  const size_t elements = static_cast<size_t>(shape.rows) * cols;
+  const bool halves = math == GemmFloatMath::kBF16;  // what the products round weights to
+  std::vector<float> floats(halves ? 0 : elements);
+  std::vector<uint16_t> bf16(halves ? elements : 0);
+  constexpr size_t kRowsAtLeast = 16;  // some 10 us of work for a thread
+  pool.ParallelFor(static_cast<size_t>(shape.rows), kRowsAtLeast, [&](size_t begin, size_t end) {
+    std::vector<float> row(halves ? cols : 0);
+    for (size_t r = begin; r < end; ++r) {
+      float* out = halves ? row.data() : floats.data() + r * cols;
+      DequantizeRow(linear, static_cast<int64_t>(r), shape.cols, out);
+      if (halves) FloatToBF16(out, bf16.data() + r * cols, cols);
+    }
+  });
+  PackedLinear plain;
+  const std::vector<int64_t> sizes = {shape.rows, shape.cols};
+  plain.weight = halves ? Tensor::Own(DType::kBF16, sizes, std::move(bf16))
+                        : Tensor::Floats(sizes, std::move(floats));
+  plain.bias = linear.bias;
+  return plain;
+}
+
 // The pages of a mapped file that `linear` came from are given back once it is in its
 // own layout, so that source and copy are never both in memory whole.
 LoadedLinear LoadLinear(const PackedLinear& linear, LinearShape shape, int act_bits,
@@ -56,7 +83,10 @@ LoadedLinear LoadLinear(const PackedLinear& linear, LinearShape shape, int act_b
   CheckShape(linear, shape);
   LoadedLinear loaded;
   loaded.rows = shape.rows;
-  if (linear.bits > 8 || act_bits > 8 || shape.cols > kGemmIntMaxCols) {
+  if (linear.is_grouped()) {
+    const PackedLinear plain = WithoutGroups(linear, shape, math, pool);
+    loaded.weights = LoadFloats(plain.weight, &plain, shape, math, pool);
+  } else if (linear.bits > 8 || act_bits > 8 || shape.cols > kGemmIntMaxCols) {
     loaded.weights = LoadFloats(linear.weight, &linear, shape, math, pool);
   } else {
     GemmIntSource source;
