@@ -83,7 +83,7 @@ Work SetUpCompare(CLI::App& command) {
       ->check(OneOf(kFormats))
       ->type_name("md|csv|json");
   AddEvaluation(command, a);
-  AddWeightTuning(command, &a.settings.options);
+  AddWeightTuning(command, &a.settings);
   AddCalibration(command, &a.settings);
   AddThreads(command, &a.settings.options.threads);
   AddJson(command, &a.json);

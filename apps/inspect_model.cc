@@ -33,8 +33,9 @@ std::string WeightsText(const PackedBlock& block, Site site) {
   std::string text;
   for (Linear linear : LinearsOf(site)) {
     const PackedLinear& packed = block.linear(linear);
-    text += fmt::format("{}{} w{}{}", text.empty() ? "" : ", ", LinearName(linear), packed.bits,
-                        packed.bias.defined() ? "+bias" : "");
+    const std::string group = packed.is_grouped() ? fmt::format("g{}", packed.group_size) : "";
+    text += fmt::format("{}{} w{}{}{}", text.empty() ? "" : ", ", LinearName(linear), packed.bits,
+                        group, packed.bias.defined() ? "+bias" : "");
   }
   return text;
 }
@@ -98,8 +99,10 @@ nlohmann::ordered_json SiteJson(const PackedBlock& block, Site which) {
   nlohmann::ordered_json clips = nlohmann::ordered_json::array();
   for (const Clip& clip : site.clips) clips.push_back(ClipJson(clip));
   nlohmann::ordered_json weights = nlohmann::ordered_json::object();
+  nlohmann::ordered_json groups = nlohmann::ordered_json::object();
   for (Linear linear : LinearsOf(which)) {
     weights[std::string(LinearName(linear))] = block.linear(linear).bits;
+    groups[std::string(LinearName(linear))] = block.linear(linear).group_size;
   }
   return {{"left", ShapeJson(site.left)},
           {"right", ShapeJson(site.right)},
@@ -107,7 +110,8 @@ nlohmann::ordered_json SiteJson(const PackedBlock& block, Site which) {
           {"extra_columns", site.extra_columns.defined() ? site.extra_columns.shape[0] : 0},
           {"act_bits", site.act_bits},
           {"clips", std::move(clips)},
-          {"weight_bits", std::move(weights)}};
+          {"weight_bits", std::move(weights)},
+          {"weight_groups", std::move(groups)}};
 }
 
 }  // namespace

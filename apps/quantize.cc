@@ -181,7 +181,8 @@ void AddDryRun(CLI::App& command, QuantizeArguments* a) {
   });
 }
 
-void AddWeights(CLI::App& command, QuantizeOptions* options) {
+void AddWeights(CLI::App& command, QuantizeSettings* settings) {
+  QuantizeOptions* const options = &settings->options;
   command
       .add_option_function<std::string>(
           "--weights", [options](const std::string& name) { options->weights = WeightsOf(name); },
@@ -189,7 +190,7 @@ void AddWeights(CLI::App& command, QuantizeOptions* options) {
       ->check(OneOf(WeightsNames()))
       ->type_name("rtn|gptq|learned")
       ->group("Weights");
-  AddWeightTuning(command, options);
+  AddWeightTuning(command, settings);
 }
 
 }  // namespace
@@ -207,7 +208,7 @@ Work SetUpQuantize(CLI::App& command) {
   AddPreset(command, &a.settings.options);
   AddGrids(command, &a.settings);
   AddTransforms(command, &a.transforms);
-  AddWeights(command, &a.settings.options);
+  AddWeights(command, &a.settings);
   AddCalibration(command, &a.settings);
   AddResume(command, &a.resume);
   AddDryRun(command, &a);

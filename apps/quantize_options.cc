@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <map>
 #include <string>
 #include <vector>
@@ -27,6 +28,7 @@ void QuantizeSettings::Resolve(const ModelConfig& config) {
   if (direct_inverse) options.parametrization = QuantizeOptions::Parametrization::kDirectInverse;
   if (!calib.empty()) options.calib = DataSpec::Parse(calib);
   options.seqlen = WindowLength(seqlen, config);
+  options.group_size = std::max(group_size, int64_t{0});
 }
 
 QuantizeOptions::Weights WeightsOf(const std::string& name) { return kWeights.at(name); }
@@ -70,8 +72,21 @@ void AddGrids(CLI::App& command, QuantizeSettings* settings) {
       ->capture_default_str();
 }
 
-void AddWeightTuning(CLI::App& command, QuantizeOptions* options) {
+void AddWeightTuning(CLI::App& command, QuantizeSettings* settings) {
   constexpr const char* kGroup = "Weights";
+  QuantizeOptions* const options = &settings->options;
+  command
+      .add_option("--group-size", settings->group_size,
+                  "A scale per row and group of N columns; -1: one per row")
+      ->type_name("N")
+      ->check(CLI::Validator(
+          [](const std::string& text) {
+            const bool is_row = text == "-1";
+            return is_row ? std::string() : Bounds(int64_t{1}, int64_t{1} << 32)(text);
+          },
+          ""))
+      ->capture_default_str()
+      ->group(kGroup);
   command
       .add_option("--weight-lr", options->weight_lr,
                   "Learning rate of learned corrections, in steps of the grid")
@@ -79,7 +94,8 @@ void AddWeightTuning(CLI::App& command, QuantizeOptions* options) {
       ->check(CLI::Validator(CLI::PositiveNumber).description(""))
       ->capture_default_str()
       ->group(kGroup);
-  command.add_flag("--gptq-mse", options->gptq_mse, "GPTQ: search each row's clip")->group(kGroup);
+  command.add_flag("--gptq-mse", options->gptq_mse, "GPTQ: search the clip of each row or group")
+      ->group(kGroup);
   command
       .add_flag("--gptq-actorder", options->gptq_act_order,
                 "GPTQ: columns with the largest activations first")
@@ -90,6 +106,10 @@ void AddWeightTuning(CLI::App& command, QuantizeOptions* options) {
       ->type_name("NATS")
       ->check(CLI::Validator(CLI::NonNegativeNumber).description(""))
       ->capture_default_str()
+      ->group(kGroup);
+  command
+      .add_flag("--flatten-rows", options->flatten_rows,
+                "FlattenQuant: a scale per row of a weight, not one for all")
       ->group(kGroup);
 }
 

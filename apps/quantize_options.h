@@ -16,7 +16,8 @@ struct QuantizeSettings {
   QuantizeOptions options;  // once Resolve was called
   std::string scheme = "w4a4kv4";
   std::string calib;
-  int64_t seqlen = 0;  // of a window; 0: not given
+  int64_t seqlen = 0;       // of a window; 0: not given
+  int64_t group_size = -1;  // of weights; -1: one scale per row
   bool direct_inverse = false;
   int lm_head_bits = 8;
 
@@ -31,9 +32,9 @@ void AddPreset(CLI::App& command, QuantizeOptions* options);
 // --scheme, --lm-head, --blocks.
 void AddGrids(CLI::App& command, QuantizeSettings* settings);
 
-// How --weights gptq and learned do their work: --weight-lr, --gptq-mse, --gptq-actorder,
-// --flatten-kl.
-void AddWeightTuning(CLI::App& command, QuantizeOptions* options);
+// How weights become integers: --group-size, --weight-lr, --gptq-mse, --gptq-actorder,
+// --flatten-kl, --flatten-rows.
+void AddWeightTuning(CLI::App& command, QuantizeSettings* settings);
 
 // --calib, --nsamples, --seqlen, --epochs, ..., --device.
 void AddCalibration(CLI::App& command, QuantizeSettings* settings);

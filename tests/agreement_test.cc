@@ -121,6 +121,17 @@ INSTANTIATE_TEST_SUITE_P(Schemes, AgreementTest,
                                            "w3a5k6v3", "w16a16"),
                          [](const auto& info) { return std::string(info.param); });
 
+// Groups that do not divide a row: the last has 56 or 4 columns.
+TEST(AgreementOfGroupsTest, RoundToNearestOnTheDemoModel) {
+  QuantizeOptions options;
+  options.method = "rtn";
+  options.group_size = 100;
+  for (const char* scheme : {"w4a16", "w8a8"}) {
+    options.scheme = Scheme::Parse(scheme);
+    ExpectAgreement(testing::SourcePath("models/demo-7m"), options, DemoText(), 512);
+  }
+}
+
 // An output projection in integers, which the demo model's embedding is too.
 // With 8 bits at the sites: windows begin with the same token, whose few bits would meet
 // a half-way case of 4 in all of them or none.

@@ -411,6 +411,13 @@ TEST(Cli, QuantizeChecksBeforeItWorks) {
   } kBad[] = {
       {{kDemo, "-o", out, "--scheme", "w1a1"}, 2, "[scheme.bad]"},
       {{kDemo, "-o", out, "--method", "magic"}, 2, "--method"},
+      {{kDemo, "-o", out, "--group-size", "0"}, 2, "--group-size"},
+      {{kDemo, "-o", out, "--group-size", "-2"}, 2, "--group-size"},
+      {{kDemo, "-o", out, "--group-size", "many"}, 2, "--group-size"},
+      {{kDemo, "-o", out, "--group-size", "64", "--method", "rtn", "--weights", "learned",
+        "--calib", calib, "--seqlen", "64"},
+       1,
+       "[quantize.bad_option]"},
       {{kDemo, "-o", out}, 1, "[quantize.needs_calibration]"},
       {{kDemo, "-o", folder.string()}, 1, "[packed.not_replaceable]"},
       {{kDemo, "-o", (folder / "file" / "out").string()}, 1, "file"},

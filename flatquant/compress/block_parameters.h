@@ -14,7 +14,7 @@
 
 namespace flatquant::compress {
 
-// A site with one constant step for its activation and one for each weight, whose wide
+// A site with one constant step for its activation and (mostly) one for each weight, whose wide
 // channels have several columns. The widths override the scheme's.
 struct SiteFlattening {
   int bits = 4;             // of the activation and the weights
@@ -24,7 +24,9 @@ struct SiteFlattening {
   at::Tensor weight_piece;  // int64 [columns], of the weights
   // int64 [width]: pieces of each channel in the weights.
   at::Tensor weight_pieces;
-  std::vector<float> weight_scales;  // of the site's linears, in LinearsOf order
+  // Of the site's linears, in LinearsOf order, one for all rows; empty: each row has its
+  // own, and weight_pieces are 1.
+  std::vector<float> weight_scales;
 
   bool defined() const { return channel.defined(); }
 };

@@ -115,10 +115,13 @@ QuantizedWeights BlockQuantizer::ChooseCodes(const BlockTensors& folded,
                                              const BlockParameters& parameters) {
   const QuantizeOptions& options = plan_.options;
   if (options.scheme.weight_bits >= 16) return {};
-  if (!options.UsesGptq()) return RoundWeights(folded, parameters, options.scheme);
+  if (!options.UsesGptq()) {
+    return RoundWeights(folded, parameters, options.scheme, options.group_size);
+  }
   GptqBlockOptions gptq;
   gptq.gptq.act_order = options.gptq_act_order;
-  gptq.mse = options.gptq_mse;
+  gptq.gptq.mse = options.gptq_mse;
+  gptq.group_size = options.group_size;
   gptq.batch = options.batch;
   gptq.is_followed = !IsLast();
   return GptqBlock(plan_.config, folded, parameters, options.scheme, gptq,

@@ -63,17 +63,18 @@ Counts Count(const ModelConfig& config) {
   return counts;
 }
 
-uint64_t LinearBytes(const ModelConfig& config, Linear which, int bits) {
+uint64_t LinearBytes(const ModelConfig& config, Linear which, int bits, int64_t group_size) {
   const LinearShape shape = ShapeOf(config, which);
-  const int64_t row = bits == 16 ? 2 * shape.cols : PackedRowBytes(bits, shape.cols) + 4;
+  const int64_t scales = 4 * GroupCount(shape.cols, group_size);
+  const int64_t row = bits == 16 ? 2 * shape.cols : PackedRowBytes(bits, shape.cols) + scales;
   const int64_t bias = HasBias(config, which) ? 4 * shape.rows : 0;
   return static_cast<uint64_t>(shape.rows * row + bias);
 }
 
 // A block as it is stored: norms, linears, and the matrices that FlatQuant adds.
-uint64_t BlockBytes(const ModelConfig& config, int bits) {
+uint64_t BlockBytes(const ModelConfig& config, int bits, int64_t group_size) {
   uint64_t bytes = static_cast<uint64_t>(2 * config.hidden) * 4;
-  for (const Linear which : kLinears) bytes += LinearBytes(config, which, bits);
+  for (const Linear which : kLinears) bytes += LinearBytes(config, which, bits, group_size);
   if (bits == 16) return bytes;
   int64_t elements = config.heads * config.heads + 2 * config.head_dim * config.head_dim;
   for (const Site site : {Site::kAttnIn, Site::kMlpIn, Site::kMlpOut}) {
@@ -136,8 +137,8 @@ WorkEstimate EstimateWork(const ModelConfig& config, const QuantizeOptions& opti
       forward(all_tokens);  // each half of the block once more, for its second site
       for (const Site site : kSites) {
         const auto width = static_cast<double>(SiteWidth(config, site));
-        block.matmul_flops += all_tokens * width * width;      // a triangle of the Hessian
-        block.double_flops += 2 * width * width * width;       // its factor and inverse
+        block.matmul_flops += all_tokens * width * width;  // a triangle of the Hessian
+        block.double_flops += 2 * width * width * width;   // its factor and inverse
         for (const Linear which : LinearsOf(site)) {
           block.double_flops += static_cast<double>(ShapeOf(config, which).rows) * width * width;
         }
@@ -159,14 +160,15 @@ WorkEstimate EstimateWork(const ModelConfig& config, const QuantizeOptions& opti
   const int bits = options.scheme.weight_bits;
   const auto quantized = static_cast<uint64_t>(work.blocks);
   const auto kept = static_cast<uint64_t>(config.layers - work.blocks);
+  const uint64_t block_bytes = BlockBytes(config, bits, options.group_size);
   work.job_disk_bytes =
-      quantized * BlockBytes(config, bits) + (in_order ? static_cast<uint64_t>(2 * stream) : 0);
+      quantized * block_bytes + (in_order ? static_cast<uint64_t>(2 * stream) : 0);
   const auto table = [&](int of_bits) {
     const int64_t row =
         of_bits == 16 ? 2 * config.hidden : PackedRowBytes(of_bits, config.hidden) + 4;
     return static_cast<uint64_t>(config.vocab * row);
   };
-  work.output_disk_bytes = quantized * BlockBytes(config, bits) + kept * BlockBytes(config, 16) +
+  work.output_disk_bytes = quantized * block_bytes + kept * BlockBytes(config, 16, 0) +
                            table(lm_head_bits) + (config.tied_embeddings ? 0 : table(16));
   return work;
 }

@@ -52,7 +52,8 @@ PackedLinear PackLinear(const QuantizedWeight& weight) {
   packed.bits = weight.bits;
   const at::Tensor codes = weight.codes.to(at::kCPU).contiguous();
   packed.weight = PackCodes(weight.bits, codes.size(0), codes.size(1), codes.data_ptr<int8_t>());
-  packed.scale = PackFloats(weight.scale.squeeze(1));
+  packed.group_size = weight.group_size;
+  packed.scale = PackFloats(weight.group_size > 0 ? weight.scale : weight.scale.squeeze(1));
   return packed;
 }
 
@@ -106,6 +107,10 @@ void Flatten(Site site, const SiteFlattening& flattening, BlockTensors* block) {
   size_t index = 0;
   for (const Linear which : LinearsOf(site)) {
     at::Tensor& weight = block->weights[static_cast<size_t>(which)];
+    if (flattening.weight_scales.empty()) {
+      weight = weight.index_select(1, flattening.channel.to(weight.device()));
+      continue;
+    }
     const double threshold =
         static_cast<double>(flattening.weight_scales.at(index++)) * LargestCode(flattening.bits);
     weight = SplitWeight(weight, flattening.channel.to(device), flattening.weight_piece.to(device),
@@ -200,12 +205,13 @@ BlockTensors Quantized(BlockTensors folded, const BlockParameters& parameters, c
 }
 
 WeightGrid WeightGridOf(const at::Tensor& weight, const BlockParameters& parameters, Linear which,
-                        const Scheme& scheme) {
+                        const Scheme& scheme, int64_t group_size) {
   const size_t i = static_cast<size_t>(which);
   const SiteFlattening& flattening = parameters.site(SiteOf(which)).flattening;
   if (!flattening.defined()) {
-    return MakeWeightGrid(weight, parameters.weight_clips[i], scheme.weight_bits);
+    return MakeWeightGrid(weight, parameters.weight_clips[i], scheme.weight_bits, group_size);
   }
+  if (flattening.weight_scales.empty()) return MakeWeightGrid(weight, {}, flattening.bits);
   const auto linears = LinearsOf(SiteOf(which));
   const auto index = std::find(linears.begin(), linears.end(), which) - linears.begin();
   const float scale = flattening.weight_scales.at(static_cast<size_t>(index));
@@ -218,12 +224,13 @@ WeightGrid WeightGridOf(const at::Tensor& weight, const BlockParameters& paramet
 }
 
 QuantizedWeights RoundWeights(const BlockTensors& folded, const BlockParameters& parameters,
-                              const Scheme& scheme) {
+                              const Scheme& scheme, int64_t group_size) {
   QuantizedWeights quantized;
   for (size_t i = 0; i < kLinears.size(); ++i) {
     const at::Tensor weight =
         Corrected(folded.weights[i], parameters.weight_corrections[i], scheme.weight_bits);
-    quantized[i] = RoundToNearest(weight, WeightGridOf(weight, parameters, kLinears[i], scheme));
+    quantized[i] =
+        RoundToNearest(weight, WeightGridOf(weight, parameters, kLinears[i], scheme, group_size));
   }
   return quantized;
 }

@@ -26,7 +26,7 @@ BlockTensors Quantized(BlockTensors folded, const BlockParameters& parameters, c
 // The grid of a linear's folded weight: one step per row from its range, or at a
 // flattened site the one step of the whole weight.
 WeightGrid WeightGridOf(const at::Tensor& weight, const BlockParameters& parameters, Linear which,
-                        const Scheme& scheme);
+                        const Scheme& scheme, int64_t group_size = 0);
 
 // A block's weights on their grids, indexed by Linear.
 using QuantizedWeights = std::array<QuantizedWeight, 7>;
@@ -34,7 +34,7 @@ using QuantizedWeights = std::array<QuantizedWeight, 7>;
 // Rounds the weights (corrected, with the learned clips) to the nearest code.
 // folded: Fold's result in float64. scheme.weight_bits < 16.
 QuantizedWeights RoundWeights(const BlockTensors& folded, const BlockParameters& parameters,
-                              const Scheme& scheme);
+                              const Scheme& scheme, int64_t group_size = 0);
 
 // The packed form of a folded block. With scheme.weight_bits = 16 `quantized` is not
 // looked at: weights are rounded to the source's element type.

@@ -36,12 +36,16 @@ struct QuantizeOptions {
   // together with the method's own training, or after a method that has none.
   enum class Weights { kRtn, kGptq, kLearned };
   Weights weights = Weights::kRtn;
+  // Columns of a weight that share a scale; 0: one scale per row, as where a group is no
+  // smaller than a row. For kRtn and kGptq.
+  int64_t group_size = 0;
   double weight_lr = 1e-2;      // corrections, in steps of a row's grid per update
-  bool gptq_mse = false;        // search each row's clip
+  bool gptq_mse = false;        // search each row's or group's clip
   bool gptq_act_order = false;  // columns in the order of their activations' size
   // FlattenQuant: a site whose divergence at the scheme's width is above this, in nats,
   // takes 8 bits. The default: docs/quality.md.
   double flatten_kl = 1.5e-3;
+  bool flatten_rows = false;  // FlattenQuant: a scale per row of a weight, not one for all
   // What enters a block in training: the original network's activations, so that
   // blocks are independent, or those of the quantized blocks before it, so that each
   // makes up for errors of the ones before. The target is the original's output in

@@ -31,6 +31,14 @@ void CheckTrainingOptions(const QuantizeOptions& options) {
   require(options.weight_lr > 0, "--weight-lr", "must be positive");
 }
 
+void CheckGroups(const QuantizeOptions& options) {
+  if (options.group_size > 0 && options.LearnsWeights()) {
+    throw Error("quantize.bad_option", fmt::format("--group-size {}", options.group_size),
+                "learned corrections are steps of a row's grid, not of a group's",
+                "use --weights rtn or gptq, or --group-size -1");
+  }
+}
+
 const char* WeightsName(const QuantizeOptions& options) {
   if (options.LearnsWeights()) return "learned";
   return options.UsesGptq() ? "gptq" : "rtn";
@@ -130,6 +138,7 @@ RunPlan::RunPlan(const SourceModel& source, const QuantizeOptions& asked,
       amp(UsesBF16(asked, device)),
       trains_weights_afterwards(asked.LearnsWeights() &&
                                 (asked.transforms || !method->LearnsWeights())) {
+  CheckGroups(options);
   if (options.transforms) learned = LearnedParameters::Open(*options.transforms, config, device);
   if (!UsesCalibration(*method, options)) return;
   FLATQUANT_CHECK(windows != nullptr);
@@ -171,6 +180,7 @@ JobSettings SettingsOf(const RunPlan& plan) {
       {"--method", options.method},
       {"--scheme", options.scheme.Name()},
       {"--weights", WeightsName(options)},
+      {"--group-size", std::to_string(options.group_size > 0 ? options.group_size : -1)},
       {"--blocks", std::to_string(plan.blocks)},
       {"--seed", std::to_string(options.seed)},
       {"--device", plan.device.is_cpu() ? "cpu" : "cuda"},
@@ -193,6 +203,7 @@ JobSettings SettingsOf(const RunPlan& plan) {
        yes(options.parametrization == QuantizeOptions::Parametrization::kDirectInverse)},
       {"--per-linear-clips", yes(options.per_linear_clips)},
       {"--flatten-kl", fmt::format("{}", options.flatten_kl)},
+      {"--flatten-rows", yes(options.flatten_rows)},
       {"--gptq-mse", yes(options.gptq_mse)},
       {"--gptq-actorder", yes(options.gptq_act_order)}};
   settings.insert(settings.end(), calibration.begin(), calibration.end());

@@ -24,14 +24,61 @@ at::Tensor InverseFactor(const at::Tensor& hessian, double damping, const std::s
               "calibrate on more text (--nsamples)");
 }
 
+// The scales [cols, rows] that the columns are rounded with, in the order in which they are
+// rounded; those of groups whose grid is still to be found are filled in on the way.
+class ColumnScales {
+ public:
+  // order: of the columns, undefined for left to right.
+  ColumnScales(const WeightGrid& grid, const at::Tensor& order, int64_t cols, bool mse)
+      : grid_(grid),
+        mse_(mse),
+        finds_groups_(grid.group_size > 0 && !order.defined()),
+        by_column_(OverColumns(grid.scale.to(at::kDouble), grid.group_size, cols).t()) {
+    if (order.defined() && grid.group_size > 0) by_column_ = by_column_.index_select(0, order);
+    by_column_ = by_column_.contiguous();
+  }
+
+  // Columns that may be rounded before a grid must be looked at: up to `limit`, from begin.
+  int64_t Together(int64_t begin, int64_t limit) const {
+    if (!finds_groups_) return limit;
+    return std::min(limit, grid_.group_size - begin % grid_.group_size);
+  }
+
+  // All columns before `begin` have had their effect on rest [cols, rows].
+  void Reach(int64_t begin, const at::Tensor& rest) {
+    if (!finds_groups_ || begin % grid_.group_size != 0) return;
+    const int64_t count = std::min(grid_.group_size, rest.size(0) - begin);
+    const at::Tensor weight = rest.narrow(0, begin, count).t();
+    WeightGrid found = MakeWeightGrid(weight, {}, grid_.bits);
+    if (mse_) found = ShrinkToLeastError(weight, found);
+    grid_.scale.narrow(1, begin / grid_.group_size, 1).copy_(found.scale);
+    by_column_.narrow(0, begin, count).copy_(found.scale.t().expand({count, -1}));
+  }
+
+  at::Tensor of(int64_t column) const {
+    return by_column_.select(0, by_column_.size(0) > 1 ? column : 0);
+  }
+
+  // [rows, groups]
+  const at::Tensor& scale() const { return grid_.scale; }
+
+ private:
+  WeightGrid grid_;
+  const bool mse_;
+  const bool finds_groups_;
+  at::Tensor by_column_;
+};
+
 }  // namespace
 
-QuantizedWeight Gptq(const at::Tensor& weight, const WeightGrid& grid, const at::Tensor& hessian,
+QuantizedWeight Gptq(const at::Tensor& weight, const WeightGrid& given, const at::Tensor& hessian,
                      const GptqOptions& options, const std::string& where) {
   FLATQUANT_CHECK(hessian.size(0) == weight.size(1) && hessian.scalar_type() == at::kDouble);
   at::NoGradGuard no_grad;
   const int64_t cols = weight.size(1);
-  const at::Tensor scale = grid.scale.to(at::kDouble).squeeze(1);
+  const bool finds_groups = given.group_size > 0 && !options.act_order;
+  WeightGrid grid = options.mse && !finds_groups ? ShrinkToLeastError(weight, given) : given;
+  if (finds_groups) grid.scale = grid.scale.clone();  // which will be filled in
 
   at::Tensor h = hessian;
   at::Tensor open = weight.to(at::kDouble);  // [rows, cols], what is still to be rounded
@@ -46,15 +93,18 @@ QuantizedWeight Gptq(const at::Tensor& weight, const WeightGrid& grid, const at:
     open = open.index_select(1, order);
   }
   const at::Tensor factor = InverseFactor(h, options.damping, where);
+  ColumnScales scales(grid, order, cols, options.mse);
 
   // Columns are rows here, so that each is contiguous.
   at::Tensor rest = open.t().contiguous();
   const at::Tensor codes = at::empty_like(rest, rest.options().dtype(at::kChar));
-  for (int64_t begin = 0; begin < cols; begin += options.block_columns) {
-    const int64_t end = std::min(begin + options.block_columns, cols);
+  for (int64_t begin = 0, end; begin < cols; begin = end) {
+    scales.Reach(begin, rest);
+    end = begin + scales.Together(begin, std::min(options.block_columns, cols - begin));
     const at::Tensor errors = at::empty_like(rest.narrow(0, begin, end - begin));
     for (int64_t j = begin; j < end; ++j) {
       const at::Tensor column = rest.select(0, j);
+      const at::Tensor scale = scales.of(j);
       const at::Tensor code =
           (column / scale).round().clamp(SmallestCode(grid.bits), LargestCode(grid.bits));
       const at::Tensor error = (column - code * scale) / factor.select(0, j).select(0, j);
@@ -71,7 +121,7 @@ QuantizedWeight Gptq(const at::Tensor& weight, const WeightGrid& grid, const at:
 
   at::Tensor chosen = codes.t();
   if (options.act_order) chosen = at::empty_like(chosen).index_copy_(1, order, chosen);
-  return {grid.bits, chosen.contiguous(), grid.scale};
+  return {grid.bits, chosen.contiguous(), scales.scale(), grid.group_size};
 }
 
 WeightGrid ShrinkToLeastError(const at::Tensor& weight, const WeightGrid& grid) {
@@ -79,12 +129,17 @@ WeightGrid ShrinkToLeastError(const at::Tensor& weight, const WeightGrid& grid) 
   constexpr int kSteps = 80;
   constexpr double kStep = 0.01;
   constexpr double kExponent = 2.4;
+  const int64_t cols = weight.size(1), groups = grid.scale.size(1);
+  const int64_t missing = grid.group_size > 0 ? groups * grid.group_size - cols : 0;
+  // [rows, groups, columns of a group]; zeros that fill up the last one are without error.
+  const at::Tensor parts =
+      at::constant_pad_nd(weight, {0, missing}).view({weight.size(0), groups, -1});
   at::Tensor best_error, best_factor = at::ones_like(grid.scale);
   for (int i = 0; i < kSteps; ++i) {
-    const at::Tensor scale = grid.scale * (1 - kStep * i);
+    const at::Tensor scale = (grid.scale * (1 - kStep * i)).unsqueeze(2);
     const at::Tensor rounded =
-        (weight / scale).round().clamp(SmallestCode(grid.bits), LargestCode(grid.bits)) * scale;
-    const at::Tensor error = (weight - rounded).abs().pow(kExponent).sum(1, true);
+        (parts / scale).round().clamp(SmallestCode(grid.bits), LargestCode(grid.bits)) * scale;
+    const at::Tensor error = (parts - rounded).abs().pow(kExponent).sum(2);
     if (i == 0) {
       best_error = error;
       continue;

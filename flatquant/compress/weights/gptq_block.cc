@@ -61,13 +61,14 @@ struct Stack {
 };
 
 Stack Stacked(std::vector<Linear> linears, const BlockTensors& folded,
-              const BlockParameters& parameters, const Scheme& scheme) {
+              const BlockParameters& parameters, const Scheme& scheme, int64_t group_size) {
   std::vector<at::Tensor> weights, scales, highs, lows;
   Stack stack;
   for (const Linear which : linears) {
     weights.push_back(folded.weights[static_cast<size_t>(which)]);
-    const WeightGrid grid = WeightGridOf(weights.back(), parameters, which, scheme);
+    const WeightGrid grid = WeightGridOf(weights.back(), parameters, which, scheme, group_size);
     stack.grid.bits = grid.bits;
+    stack.grid.group_size = grid.group_size;
     scales.push_back(grid.scale);
     highs.push_back(grid.high);
     lows.push_back(grid.low);
@@ -78,7 +79,11 @@ Stack Stacked(std::vector<Linear> linears, const BlockTensors& folded,
   stack.grid.low = at::cat(lows);
   // Learned clips cut the weights themselves, as when they were learned: GPTQ makes up
   // for rounding alone.
-  stack.weight = at::minimum(at::maximum(at::cat(weights), stack.grid.low), stack.grid.high);
+  const at::Tensor weight = at::cat(weights);
+  const auto each = [&](const at::Tensor& of_groups) {
+    return OverColumns(of_groups, stack.grid.group_size, weight.size(1));
+  };
+  stack.weight = at::minimum(at::maximum(weight, each(stack.grid.low)), each(stack.grid.high));
   return stack;
 }
 
@@ -90,7 +95,7 @@ void Unstack(const Stack& stack, const BlockTensors& folded, const QuantizedWeig
     const size_t i = static_cast<size_t>(which);
     const int64_t rows = folded.weights[i].size(0);
     (*quantized)[i] = {chosen.bits, chosen.codes.narrow(0, begin, rows),
-                       chosen.scale.narrow(0, begin, rows)};
+                       chosen.scale.narrow(0, begin, rows), chosen.group_size};
     begin += rows;
   }
 }
@@ -107,17 +112,16 @@ QuantizedWeights GptqBlock(const ModelConfig& config, const BlockTensors& folded
   for (const Site site : kSites) {
     const std::vector<at::Tensor> hessians =
         SiteHessians(config, block, site, *stream, options.batch);
+    GptqOptions gptq = options.gptq;
+    if (!parameters.site(site).flattening.weight_scales.empty()) gptq.mse = false;
     const auto linears = LinearsOf(site);
     const size_t together = hessians.size() == 1 ? linears.size() : 1;
     for (size_t i = 0; i < hessians.size(); ++i) {
       const auto first = linears.begin() + static_cast<std::ptrdiff_t>(i);
-      Stack stack = Stacked({first, first + static_cast<std::ptrdiff_t>(together)}, folded,
-                            parameters, scheme);
-      if (options.mse && !parameters.site(site).flattening.defined()) {
-        stack.grid = ShrinkToLeastError(stack.weight, stack.grid);
-      }
+      const Stack stack = Stacked({first, first + static_cast<std::ptrdiff_t>(together)}, folded,
+                                  parameters, scheme, options.group_size);
       Unstack(stack, folded,
-              Gptq(stack.weight, stack.grid, hessians[i], options.gptq,
+              Gptq(stack.weight, stack.grid, hessians[i], gptq,
                    where + ", " + std::string(SiteName(site))),
               &quantized);
     }

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <memory>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -74,6 +75,10 @@ class FlattenQuant : public Method {
       throw Error("quantize.bad_option", "--weights learned", "method flattenquant does not train",
                   "use --weights gptq");
     }
+    if (options.group_size > 0) {
+      throw Error("quantize.bad_option", "--group-size " + std::to_string(options.group_size),
+                  "method flattenquant has one scale for a whole weight", "leave it out");
+    }
   }
 
   // folded: the block with the diagonals of `parameters`.
@@ -85,7 +90,8 @@ class FlattenQuant : public Method {
     at::Tensor maxima = task.stream->site_maxima(site);
     if (diagonal.defined()) maxima = maxima * diagonal.abs();
     std::vector<Threshold> weights;
-    for (const Linear which : LinearsOf(site)) {
+    const auto cut = task.options.flatten_rows ? std::span<const Linear>() : LinearsOf(site);
+    for (const Linear which : cut) {
       const at::Tensor& weight = folded.weights[static_cast<size_t>(which)];
       weights.push_back(ChooseThreshold(weight.abs().amax(0), growth.weight, top));
     }

@@ -26,6 +26,7 @@ Threshold ChooseThreshold(const at::Tensor& maxima, double growth, int top);
 // order, at `weights`. A channel has a column for each pair of a piece of the
 // activation and a piece of the weights, of which it has as many as the linear that
 // needs most.
+// Without `weights` those keep a scale per row, and only the activation is cut.
 SiteFlattening MakeFlattening(int bits, const Threshold& act,
                               const std::vector<Threshold>& weights);
 
