@@ -45,11 +45,12 @@ struct Trained {
 };
 
 // Seven windows in batches of two, so that each epoch ends with a smaller batch.
+// memory: of the windows.
 Trained Train(const ModelConfig& config, at::Device device, bool amp,
-              QuantizeOptions::Parametrization parametrization) {
+              QuantizeOptions::Parametrization parametrization, const StreamMemory& memory = {}) {
   const SourceModel model = SourceModel::Open(WriteTinyModel(config, 31));
   const BlockWeights weights = LoadBlockWeights(model, 0, device);
-  ResidualStream stream(model, RandomWindows(config, 7, 24, 3), device);
+  ResidualStream stream(model, RandomWindows(config, 7, 24, 3), device, memory);
   stream.RunBlock(weights, 3);
   QuantizeOptions options;
   options.scheme = Scheme::Parse("w8a8kv8");
@@ -110,6 +111,15 @@ TEST_F(Cuda, AReplayedStepGivesTheBytesOfTheStep) {
       EXPECT_TRUE(at::equal(replayed.parameters[i], stepped.parameters[i])) << i << " amp " << amp;
     }
     EXPECT_LT(replayed.result.loss_after, 0.95 * replayed.result.loss_before);
+  }
+}
+
+TEST_F(Cuda, WindowsOnTheHostGiveTheSameBytes) {
+  const StreamMemory files(/*bytes=*/1 << 20, /*limit=*/1, testing::ScratchFolder());
+  const Trained there = Train(TinyLlama(), kGpu, /*amp=*/true, kSvd);
+  const Trained here = Train(TinyLlama(), kGpu, /*amp=*/true, kSvd, files);
+  for (size_t i = 0; i < there.parameters.size(); ++i) {
+    EXPECT_TRUE(at::equal(there.parameters[i], here.parameters[i])) << i;
   }
 }
 

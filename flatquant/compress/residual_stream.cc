@@ -46,8 +46,12 @@ at::Tensor ResidualStream::Batch(const at::Tensor& all, int64_t begin, int64_t c
 void ResidualStream::Select(const at::Tensor& all, const at::Tensor& chosen, at::Tensor into) {
   if (all.device() == into.device()) {
     at::index_select_out(into, all, 0, chosen);
-  } else {
-    into.copy_(all.index_select(0, chosen));
+    return;
+  }
+  // From the host, window by window: each is one stretch of memory.
+  const auto index = chosen.accessor<int64_t, 1>();
+  for (int64_t i = 0; i < chosen.size(0); ++i) {
+    into.select(0, i).copy_(all.select(0, index[i]));
   }
 }
 

@@ -1,6 +1,7 @@
 #include "flatquant/compress/ops/adamw.h"
 
 #include <ATen/ATen.h>
+#include <torch/optim/adamw.h>
 
 #include <vector>
 
@@ -38,6 +39,24 @@ TEST(AdamW, EqualsTheCompositeInDouble) {
     const double size = MaxAbs(ends[1]) + kSteps * 1e-2 * 32;
     ExpectClose(ends[0], ends[1], kSteps * 10 * kFloatEpsilon * size, "values");
   }
+}
+
+// In double, where LibTorch's optimizer rounds in another order: to a few roundings a step.
+TEST(AdamW, IsLibTorchsOptimizer) {
+  constexpr int64_t kSize = 50;
+  constexpr double kRate = 3e-2;
+  at::Tensor theirs = Leaf(RandomNormal({kSize}, 1), at::kDouble);
+  const at::Tensor ours = theirs.detach().clone();
+  const at::Tensor m = at::zeros_like(ours), v = at::zeros_like(ours);
+  torch::optim::AdamW optimizer(std::vector<at::Tensor>{theirs},
+                                torch::optim::AdamWOptions(kRate).weight_decay(kDecay));
+  for (int64_t t = 1; t <= kSteps; ++t) {
+    const at::Tensor g = RandomNormal({kSize}, 10 + static_cast<uint64_t>(t)).to(at::kDouble);
+    theirs.mutable_grad() = g;
+    optimizer.step();
+    composite::AdamWStep(ours, m, v, g, at::full_like(ours, kRate), FactorsAt(t, 1.0), kDecay);
+  }
+  ExpectClose(ours, theirs, kSteps * 0x1p-48, "values");
 }
 
 // Against the definition's first step: m / (1 - beta1) = g and the root of
