@@ -174,6 +174,7 @@ __global__ void __launch_bounds__(KronTile<kLeft, kRight>::kThreads,
       }
     }
     PrefetchToken<T>(args, token + gridDim.x);
+    CopyAsyncWait<0>();  // the matrices, before the first token
     FenceAsyncProxy();
     __syncthreads();
 
