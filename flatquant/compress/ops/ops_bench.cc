@@ -4,7 +4,7 @@
 //
 //   cd flatquant/compress/ops
 //   g++ -O3 -march=x86-64-v3 -fopenmp -std=gnu++20 -I../../.. -fno-math-errno
-//       -fno-trapping-math $(ls *.cc | grep -v test) ../../base/half.cc
+//       -fno-trapping-math $(ls *.cc | grep -vE 'test|_cuda') ../../base/half.cc
 //       ../../base/error.cc ../../base/thread_pool.cc -ltorch -ltorch_cpu -lc10
 //       -ldnnl -o /tmp/ops_bench && /tmp/ops_bench demo
 
