@@ -136,6 +136,36 @@ TEST_F(FlattenQuantChoiceTest, FlatteningChangesNothing) {
   }
 }
 
+// With a scale per row no weight is cut, rows have steps of their own, of four and of eight
+// bits, and the network stays what it is.
+TEST_F(FlattenQuantChoiceTest, RowsMayKeepTheirScales) {
+  QuantizeOptions options = OptionsFor("w4a4", kAny);
+  double divergence[2];
+  for (const bool rows : {false, true}) {
+    options.flatten_rows = rows;
+    divergence[rows] = Divergence(options, Choose(options), Site::kMlpIn);
+  }
+  EXPECT_LT(divergence[true], divergence[false]);
+  for (const auto weights : {QuantizeOptions::Weights::kRtn, QuantizeOptions::Weights::kGptq}) {
+    options.weights = weights;
+    options.gptq_mse = true;
+    for (const double kl : {0.0, kAny}) {
+      options.flatten_kl = kl;
+      QuantizeReport report;
+      const PackedModel packed = Quantize(model_, options, windows_, &report);
+      EXPECT_LE(report.self_test_error, kSelfTestBound);
+      CheckCodes(packed, "test");
+      EXPECT_GT(ComputeOf(packed).growth(), 1);
+      for (const PackedLinear& linear : packed.blocks[1].linears) {
+        const std::vector<float> scale = linear.scale.ToFloat();
+        EXPECT_GT(*std::max_element(scale.begin(), scale.end()),
+                  *std::min_element(scale.begin(), scale.end()));
+        EXPECT_EQ(linear.bits, kl == 0 ? 8 : 4);
+      }
+    }
+  }
+}
+
 TEST_F(FlattenQuantChoiceTest, EightBitsAreNotDoubted) {
   const BlockParameters chosen = Choose(OptionsFor("w8a8", 0));
   for (const Site site : kSites) EXPECT_EQ(chosen.site(site).flattening.bits, 8);
