@@ -1,8 +1,8 @@
 #pragma once
 
-#include "flatquant/kernels/attention/cuda_swizzle.cuh"
 #include "flatquant/kernels/cuda/element.cuh"
 #include "flatquant/kernels/cuda/nibble_float.cuh"
+#include "flatquant/kernels/cuda/swizzle.cuh"
 #include "flatquant/kernels/cuda/tensor_core.cuh"
 #include "flatquant/kernels/quantize_kv/cuda_quantize_kv.h"
 

@@ -1,9 +1,9 @@
 #include "flatquant/kernels/attention/cuda_prefill.cuh"
-#include "flatquant/kernels/attention/cuda_swizzle.cuh"
 #include "flatquant/kernels/cuda/device.cuh"
 #include "flatquant/kernels/cuda/element.cuh"
 #include "flatquant/kernels/cuda/head_dim.cuh"
 #include "flatquant/kernels/cuda/nibble_float.cuh"
+#include "flatquant/kernels/cuda/swizzle.cuh"
 #include "flatquant/kernels/cuda/tensor_core.cuh"
 
 // Many tokens of a sequence: blocked attention with an online softmax in registers. A

@@ -5,15 +5,28 @@
 #include "flatquant/kernels/cuda/device.cuh"
 #include "flatquant/kernels/cuda/element.cuh"
 #include "flatquant/kernels/cuda/head_dim.cuh"
+#include "flatquant/kernels/cuda/swizzle.cuh"
 #include "flatquant/kernels/cuda/tensor_core.cuh"
 
 namespace flatquant {
 namespace {
 
+// A CTA takes 16 tokens, each of its warps another head of them.
 constexpr int kWarps = 4;
+constexpr int kTokens = 16;
 
-// A warp holds 16 tokens' vectors of one head: v[j][2 h + i] is token g + 8 h, element
-// 8 j + 2 c + i, which is how mma.sync takes its first operand and gives its result.
+// Between memory, read and written 16 bytes at a time, and registers.
+template <int kDim>
+struct Shared {
+  // 8 floats more per token spread the four rows that half a warp reads over the banks.
+  static constexpr int kAngleStride = kDim / 2 + 8;
+  alignas(256) uint8_t vectors[kWarps][kTokens * kDim * 2];  // rows as swizzle.cuh has them
+  alignas(16) float cos[kTokens * kAngleStride];
+  alignas(16) float sin[kTokens * kAngleStride];
+};
+
+// A warp holds its 16 vectors: v[j][2 h + i] is token g + 8 h, element 8 j + 2 c + i, which
+// is how mma.sync takes its first operand and gives its result.
 template <int kDim>
 using Vectors = float[kDim / 8][4];
 
@@ -22,22 +35,53 @@ struct Rows {
   bool inside[2];
 };
 
+__device__ uint32_t SharedAt(const void* pointer) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
+}
+
+// Starts copying a head's vectors of tokens [first, first + 16), zeros beyond the last.
 template <typename T, int kDim>
-__device__ void Load(const CudaQuantizeKvArgs& args, const Rows& rows, int64_t head,
-                     Vectors<kDim>& v) {
-  const int c = threadIdx.x % 4;
+__device__ void RequestVectors(const CudaQuantizeKvArgs& args, int64_t first, int64_t head,
+                               uint8_t* to) {
+  constexpr int kChunks = kDim / 8;
 #pragma unroll
-  for (int h = 0; h < 2; ++h) {
-    const T* from =
-        static_cast<const T*>(args.qkv) + rows.token[h] * args.qkv_stride + head * kDim + 2 * c;
+  for (int i = threadIdx.x % 32; i < kTokens * kChunks; i += 32) {
+    const int64_t token = first + i / kChunks;
+    const bool inside = token < args.tokens;
+    const T* from = static_cast<const T*>(args.qkv) +
+                    (inside ? token * args.qkv_stride + head * kDim + i % kChunks * 8 : 0);
+    cuda::CopyAsync16(SharedAt(to) + cuda::ChunkOffset<kDim>(i / kChunks, i % kChunks), from,
+                      inside ? 16 : 0);
+  }
+}
+
+// All warps together: the tokens' angles.
+template <int kDim>
+__device__ void RequestAngles(const CudaQuantizeKvArgs& args, int64_t first, Shared<kDim>& shared) {
+  constexpr int kChunks = kDim / 8;  // of four floats
 #pragma unroll
-    for (int j = 0; j < kDim / 8; ++j) {
-      float2 pair = {};
-      if (rows.inside[h]) {
-        pair = cuda::Element<T>::ToFloat2(__ldg(reinterpret_cast<const uint32_t*>(from + 8 * j)));
-      }
-      v[j][2 * h] = pair.x;
-      v[j][2 * h + 1] = pair.y;
+  for (int i = threadIdx.x; i < kTokens * kChunks; i += kWarps * 32) {
+    const int64_t token = first + i / kChunks;
+    const bool inside = token < args.tokens;
+    const int64_t from = inside ? args.positions[token] * int64_t{kDim / 2} + i % kChunks * 4 : 0;
+    const int to = i / kChunks * Shared<kDim>::kAngleStride + i % kChunks * 4;
+    cuda::CopyAsync16(SharedAt(shared.cos + to), args.cos + from, inside ? 16 : 0);
+    cuda::CopyAsync16(SharedAt(shared.sin + to), args.sin + from, inside ? 16 : 0);
+  }
+}
+
+template <typename T, int kDim>
+__device__ void Load(const uint8_t* vectors, Vectors<kDim>& v) {
+  const uint32_t from = SharedAt(vectors) + cuda::ByColumns<kDim>(threadIdx.x % 32);
+#pragma unroll
+  for (int s = 0; s < kDim / 16; ++s) {
+    uint32_t pairs[4];
+    cuda::LoadMatrix(pairs, from ^ (s << 5));
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float2 pair = cuda::Element<T>::ToFloat2(pairs[i]);
+      v[2 * s + i / 2][i % 2 * 2] = pair.x;
+      v[2 * s + i / 2][i % 2 * 2 + 1] = pair.y;
     }
   }
 }
@@ -76,16 +120,15 @@ __device__ void Norm(const void* weight, float eps, Vectors<kDim>& v) {
 
 // Pairs (i, i + kDim / 2) are in the same thread, kDim / 16 blocks of eight apart.
 template <int kDim>
-__device__ void Rotate(const CudaQuantizeKvArgs& args, const Rows& rows, Vectors<kDim>& v) {
-  const int c = threadIdx.x % 4;
+__device__ void Rotate(const Shared<kDim>& shared, Vectors<kDim>& v) {
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
-    if (!rows.inside[h]) continue;
-    const int64_t at = args.positions[rows.token[h]] * int64_t{kDim / 2} + 2 * c;
+    const int at =
+        (threadIdx.x % 32 / 4 + 8 * h) * Shared<kDim>::kAngleStride + threadIdx.x % 4 * 2;
 #pragma unroll
     for (int j = 0; j < kDim / 16; ++j) {
-      const float2 cos = __ldg(reinterpret_cast<const float2*>(args.cos + at + 8 * j));
-      const float2 sin = __ldg(reinterpret_cast<const float2*>(args.sin + at + 8 * j));
+      const float2 cos = *reinterpret_cast<const float2*>(shared.cos + at + 8 * j);
+      const float2 sin = *reinterpret_cast<const float2*>(shared.sin + at + 8 * j);
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         const float a = v[j][2 * h + i];
@@ -191,53 +234,78 @@ __device__ void Quantize(const CudaQuantizeKvArgs& args, const Rows& rows, const
   }
 }
 
-// Row h of the warp's vectors, rounded to T.
-template <typename T, int kDim>
-__device__ void StoreRow(const Vectors<kDim>& v, int h, T* row) {
-  T* to = row + threadIdx.x % 4 * 2;
+// Rounds the warp's vectors to T and writes them to to(token), through shared memory.
+template <typename T, int kDim, typename To>
+__device__ void Store(const CudaQuantizeKvArgs& args, int64_t first, const Vectors<kDim>& v,
+                      uint8_t* vectors, const To& to) {
+  constexpr int kChunks = kDim / 8;
+  const int lane = threadIdx.x % 32;
+  __syncwarp();  // all lanes have read the vectors that came
 #pragma unroll
   for (int j = 0; j < kDim / 8; ++j) {
-    *reinterpret_cast<uint32_t*>(to + 8 * j) = cuda::Element<T>::Pack(v[j][2 * h], v[j][2 * h + 1]);
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      *reinterpret_cast<uint32_t*>(vectors + cuda::ChunkOffset<kDim>(lane / 4 + 8 * h, j) +
+                                   lane % 4 * 4) =
+          cuda::Element<T>::Pack(v[j][2 * h], v[j][2 * h + 1]);
+    }
+  }
+  __syncwarp();
+#pragma unroll
+  for (int i = lane; i < kTokens * kChunks; i += 32) {
+    const int64_t token = first + i / kChunks;
+    if (token >= args.tokens) continue;
+    reinterpret_cast<uint4*>(to(token))[i % kChunks] = *reinterpret_cast<const uint4*>(
+        vectors + cuda::ChunkOffset<kDim>(i / kChunks, i % kChunks));
   }
 }
 
-// blockIdx.y: a head of Q, K or V, in their order in qkv.
+// blockIdx.y: four heads of Q, K or V, in their order in qkv.
 template <typename T, int kDim>
 __global__ void __launch_bounds__(kWarps * 32)
     QuantizeKvKernel(const __grid_constant__ CudaQuantizeKvArgs args) {
+  __shared__ Shared<kDim> shared;
   cuda::LetSuccessorStart();
   cuda::WaitForPredecessor();
-  const int64_t first = (blockIdx.x * int64_t{kWarps} + threadIdx.x / 32) * 16;
-  if (first >= args.tokens) return;
+  const int warp = threadIdx.x / 32;
+  const int64_t first = blockIdx.x * int64_t{kTokens};
+  const int64_t head = blockIdx.y * int64_t{kWarps} + warp;
+  const bool works = head < args.heads + 2 * args.k.heads;
+  uint8_t* vectors = shared.vectors[warp];
+  if (works) RequestVectors<T, kDim>(args, first, head, vectors);
+  if (args.cos != nullptr) RequestAngles<kDim>(args, first, shared);
+  cuda::CopyAsyncCommit();
+  cuda::CopyAsyncWait<0>();
+  __syncthreads();
+  if (!works) return;
   Rows rows;
   for (int h = 0; h < 2; ++h) {
     rows.token[h] = first + threadIdx.x % 32 / 4 + 8 * h;
     rows.inside[h] = rows.token[h] < args.tokens;
   }
-  const int64_t head = blockIdx.y;
   const bool is_q = head < args.heads;
   const bool is_v = head >= args.heads + args.k.heads;
   Vectors<kDim> v;
-  Load<T, kDim>(args, rows, head, v);
+  Load<T, kDim>(vectors, v);
   const void* norm = is_q ? args.q_norm : is_v ? nullptr : args.k_norm;
   if (norm != nullptr) Norm<T, kDim>(norm, args.norm_eps, v);
-  if (!is_v && args.cos != nullptr) Rotate<kDim>(args, rows, v);
+  if (!is_v && args.cos != nullptr) Rotate<kDim>(shared, v);
   const void* transform = is_q ? args.q_transform : is_v ? nullptr : args.k_transform;
   if (transform != nullptr) Transform<T, kDim>(transform, v);
-  const CudaKvPlane& plane = is_v ? args.v : args.k;
-  const int64_t kv_head = head - args.heads - (is_v ? plane.heads : 0);
-  if (!is_q && plane.bits <= 4) {
-    Quantize<kDim>(args, rows, plane, is_v ? args.v_clip : args.k_clip, kv_head, v);
+  if (is_q) {
+    Store<T, kDim>(args, first, v, vectors, [&](int64_t token) {
+      return static_cast<T*>(args.q) + (token * args.heads + head) * kDim;
+    });
     return;
   }
-#pragma unroll
-  for (int h = 0; h < 2; ++h) {
-    if (!rows.inside[h]) continue;
-    const int64_t token = rows.token[h];
-    StoreRow<T, kDim>(
-        v, h,
-        is_q ? static_cast<T*>(args.q) + (token * args.heads + head) * kDim
-             : reinterpret_cast<T*>(plane.data) + VectorAt(args, token, plane, kv_head) * kDim);
+  const CudaKvPlane& plane = is_v ? args.v : args.k;
+  const int64_t kv_head = head - args.heads - (is_v ? plane.heads : 0);
+  if (plane.packed()) {
+    Quantize<kDim>(args, rows, plane, is_v ? args.v_clip : args.k_clip, kv_head, v);
+  } else {
+    Store<T, kDim>(args, first, v, vectors, [&](int64_t token) {
+      return reinterpret_cast<T*>(plane.data) + VectorAt(args, token, plane, kv_head) * kDim;
+    });
   }
 }
 
@@ -270,10 +338,10 @@ void CudaQuantizeKv(const CudaQuantizeKvArgs& args, CudaStream stream) {
   for (const CudaKvPlane* plane : {&args.k, &args.v}) {
     FLATQUANT_CHECK((plane->bits >= 2 && plane->bits <= 4) || plane->bits == 16);
   }
-  FLATQUANT_CHECK(args.k.heads == args.v.heads);
+  FLATQUANT_CHECK(args.k.heads == args.v.heads && args.qkv_stride % 8 == 0);
   if (args.tokens == 0) return;
-  const dim3 grid(static_cast<unsigned>(CeilDiv(args.tokens, 16 * kWarps)),
-                  static_cast<unsigned>(args.heads + 2 * args.k.heads));
+  const dim3 grid(static_cast<unsigned>(CeilDiv(args.tokens, kTokens)),
+                  static_cast<unsigned>(CeilDiv(args.heads + 2 * args.k.heads, kWarps)));
   cuda::ForHeadDim(args.k.head_dim, [&](auto dim) {
     cuda::ForElement(args.dtype, [&](auto element) {
       LaunchDependent(QuantizeKvKernel<decltype(element), decltype(dim)::value>, grid, kWarps * 32,

@@ -31,8 +31,9 @@ struct CudaKvPlane {
 // and K and V into the cache as quantize_kv.h says. Q, transformed, goes to `q`.
 struct CudaQuantizeKvArgs {
   DType dtype = DType::kF16;  // of qkv and q: kF16 or kBF16
-  const void* qkv = nullptr;  // [tokens, qkv_stride]: heads of Q, then K's, then V's
-  int64_t qkv_stride = 0;     // elements, even
+  // [tokens, qkv_stride], 16-byte aligned: heads of Q, then K's, then V's
+  const void* qkv = nullptr;
+  int64_t qkv_stride = 0;  // elements, a multiple of 8
   int64_t tokens = 0;
   int64_t heads = 0;                   // of Q
   const int32_t* positions = nullptr;  // [tokens], below the planes' capacity
@@ -40,7 +41,7 @@ struct CudaQuantizeKvArgs {
   const void* q_norm = nullptr;        // [head_dim] of dtype; nullptr: no norm
   const void* k_norm = nullptr;
   float norm_eps = 0;
-  const float* cos = nullptr;  // [positions, head_dim / 2]; nullptr: no rotation
+  const float* cos = nullptr;  // [positions, head_dim / 2], 16-byte aligned; nullptr: no rotation
   const float* sin = nullptr;
   const void* q_transform = nullptr;  // CudaPackHeadTransform's, or nullptr
   const void* k_transform = nullptr;
@@ -48,7 +49,7 @@ struct CudaQuantizeKvArgs {
   KronClip v_clip;
   CudaKvPlane k;  // of equal heads and head_dim; formats may differ
   CudaKvPlane v;
-  void* q = nullptr;  // [tokens, heads, head_dim]
+  void* q = nullptr;  // [tokens, heads, head_dim], 16-byte aligned
 };
 
 // Errors: cuda.unsupported_head_dim.

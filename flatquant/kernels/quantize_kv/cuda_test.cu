@@ -32,7 +32,7 @@ Case RandomCase(Rng& rng) {
   c.heads = c.kv_heads * (1 + static_cast<int64_t>(rng.Below(3)));
   c.dim = rng.Below(2) == 0 ? 64 : 128;
   c.capacity = c.tokens + static_cast<int64_t>(rng.Below(30));
-  c.stride = (c.heads + 2 * c.kv_heads) * c.dim + 2 * static_cast<int64_t>(rng.Below(3));
+  c.stride = (c.heads + 2 * c.kv_heads) * c.dim + 8 * static_cast<int64_t>(rng.Below(3));
   c.k_bits = RandomBits(rng);
   c.v_bits = RandomBits(rng);
   c.rotates = rng.Below(4) != 0;
