@@ -58,13 +58,14 @@ std::string FileFingerprint(const std::filesystem::path& path) {
 void UseDeterministicKernels() {
   ::setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);  // as cuBLAS asks for it
   at::Context& context = at::globalContext();
-  // Operations that have no such kernel only warn.
-  context.setDeterministicAlgorithms(true, /*warn_only=*/true);
+  // Not only a wish: attention's gradient takes it for granted that a wish may be ignored.
+  context.setDeterministicAlgorithms(true, /*warn_only=*/false);
 #if TORCH_VERSION_MAJOR >= 2 && (TORCH_VERSION_MAJOR > 2 || TORCH_VERSION_MINOR >= 5)
   // A debugging aid that costs a pass over every new tensor.
   context.setDeterministicFillUninitializedMemory(false);
-  // Its choice of kernels depends on timings.
+  // Attention that chooses among kernels by timing them, or has no deterministic gradient.
   context.setSDPUseCuDNN(false);
+  context.setSDPUseMemEfficient(false);
 #endif
 }
 
