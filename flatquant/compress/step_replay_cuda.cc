@@ -63,6 +63,9 @@ struct StepReplay::Recording {
       graph->capture_end();
     } catch (const std::exception&) {
       static_cast<void>(cudaGetLastError());
+      // LibTorch's allocator was not told of the end and goes on asking the graph, which
+      // must outlive it.
+      static_cast<void>(graph.release());
     }
   }
 

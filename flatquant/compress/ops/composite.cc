@@ -105,9 +105,7 @@ at::Tensor RmsNorm(const at::Tensor& x, const at::Tensor& weight, double eps) {
   return weight.defined() ? y * weight : y;
 }
 
-at::Tensor Swiglu(const at::Tensor& gate, const at::Tensor& up) {
-  return gate * gate.sigmoid() * up;
-}
+at::Tensor Swiglu(const at::Tensor& gate, const at::Tensor& up) { return at::silu(gate) * up; }
 
 at::Tensor Rope(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin) {
   const auto halves = x.chunk(2, -1);
