@@ -45,6 +45,9 @@ __device__ inline void LetSuccessorStart() {
 
 }  // namespace cuda
 
+// Every kernel asks for the same division of a multiprocessor's memory between L1 and shared
+// memory: only an empty multiprocessor can change it, so kernels that asked for different ones
+// would not run side by side, however small they are.
 template <typename... Params, typename... Args>
 void LaunchDependent(void (*kernel)(Params...), dim3 grid, unsigned threads, size_t shared_bytes,
                      cudaStream_t stream, Args&&... args) {
@@ -58,6 +61,8 @@ void LaunchDependent(void (*kernel)(Params...), dim3 grid, unsigned threads, siz
   config.stream = stream;
   config.attrs = &attribute;
   config.numAttrs = CurrentCudaDevice().sm_version >= 90 ? 1 : 0;
+  FLATQUANT_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                      cudaSharedmemCarveoutMaxShared));
   FLATQUANT_CUDA(cudaLaunchKernelEx(&config, kernel, std::forward<Args>(args)...));
 }
 
