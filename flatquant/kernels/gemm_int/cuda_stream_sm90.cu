@@ -364,8 +364,9 @@ __global__ void __launch_bounds__(Tuning<kTokenBlocks>::kWarps * 32 + kFinishThr
   const int64_t blocks = (args.weights.rows + 15) / 16;
   const int chunks = static_cast<int>((args.weights.cols + 127) / 128);
   const int part_chunks = (chunks + kActParts - 1) / kActParts;
-  const Share<L::kBlocks> share = {static_cast<int>(blocks * blockIdx.x / gridDim.x),
-                                   static_cast<int>(blocks * (blockIdx.x + 1) / gridDim.x), chunks,
+  const int per_cta = static_cast<int>((blocks + gridDim.x - 1) / gridDim.x);
+  const int begin = static_cast<int>(blockIdx.x) * per_cta;
+  const Share<L::kBlocks> share = {begin, min(static_cast<int>(blocks), begin + per_cta), chunks,
                                    CudaGemmIntPaddedCols(args.weights.cols) / 128,
                                    args.weights.packed};
   Multiplier<kTokenBlocks> multiplier = {layout, share, shared,           base,
@@ -401,9 +402,11 @@ template <int kTokenBlocks>
 void Launch(const CudaGemmIntArgs& args, CudaStream stream) {
   const Layout<kTokenBlocks> layout = MakeLayout<kTokenBlocks>(args.tokens, args.weights.cols);
   FLATQUANT_CHECK(layout.slots > 0);
-  const int64_t ctas =
-      std::min(int64_t{CurrentCudaDevice().sm_count} * Tuning<kTokenBlocks>::kCtasPerSm,
-               CeilDiv(args.weights.rows, 16));
+  // The same number of blocks for each, as many as the fullest of all would have: no more time,
+  // and shares that begin at even blocks more often.
+  const int64_t blocks = CeilDiv(args.weights.rows, 16);
+  const int64_t places = int64_t{CurrentCudaDevice().sm_count} * Tuning<kTokenBlocks>::kCtasPerSm;
+  const int64_t ctas = CeilDiv(blocks, CeilDiv(blocks, places));
   ForElement(args.dtype, [&](auto element) {
     const auto kernel = StreamKernel<decltype(element), kTokenBlocks>;
     // The most, whatever this launch needs: a captured one may need more than a later one.
