@@ -88,7 +88,8 @@ class AttentionBench {
     args.slots = slots.get();
     args.lengths = lengths.get();
     args.max_length = one.k.capacity;
-    const DeviceBuffer<uint8_t> workspace(static_cast<size_t>(CudaAttentionWorkspaceBytes(args)));
+    DeviceBuffer<uint8_t> workspace(static_cast<size_t>(CudaAttentionWorkspaceBytes(args)));
+    workspace.Fill(0);
     args.workspace = workspace.get();
     AddGpuResult(
         NewResult("tg", bits, 1, batch, depth, one), plan_, copies,
