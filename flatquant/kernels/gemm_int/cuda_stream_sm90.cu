@@ -20,6 +20,9 @@
 namespace flatquant::cuda {
 namespace {
 
+// More are left to GemmIntSplit: here every CTA reads all of the activations.
+constexpr int64_t kMostTokens = 16;
+
 // What may be tuned, by blocks of 8 tokens.
 template <int kTokenBlocks>
 struct Tuning {
@@ -44,7 +47,8 @@ constexpr int kFinishThreads = kFinishWarps * 32;
 // Activations arrive in so many parts along the columns, each with a barrier: products of
 // the first columns need not wait for the last.
 constexpr int kActParts = 8;
-constexpr int kMaxShared = 227 << 10;  // that a CTA may have
+// What the CTAs of a multiprocessor may have together; the system takes a KB of each one's part.
+constexpr int kSharedPerSm = 228 << 10;
 
 // Where things lie in shared memory, in bytes from its begin.
 template <int kTokenBlocks>
@@ -56,6 +60,7 @@ struct Layout : Tuning<kTokenBlocks> {
   // A segment's sums [tokens][rows]; four more spread a fragment's tokens over banks.
   static constexpr int kSumStride = kRows + 4;
   static constexpr int kSumCount = 8 * kTokenBlocks * kSumStride;
+  static constexpr int kMostBytes = kSharedPerSm / Tuning<kTokenBlocks>::kCtasPerSm - 1024;
   static constexpr int kFixedBytes =
       2 * kSumCount * 4 + 8 * (kWarps * Tuning<kTokenBlocks>::kSlots + kActParts + 4);
 
@@ -81,7 +86,7 @@ template <int kTokenBlocks>
 Layout<kTokenBlocks> MakeLayout(int64_t tokens, int64_t cols) {
   using L = Layout<kTokenBlocks>;
   const int64_t act_stride = RoundUpTo(cols, 128) + 16;
-  const int64_t left = kMaxShared - L::kFixedBytes - tokens * act_stride;
+  const int64_t left = L::kMostBytes - L::kFixedBytes - tokens * act_stride;
   const int64_t slots = std::min<int64_t>(L::kSlots, left / (L::kWarps * L::kSlotBytes));
   L layout;
   layout.slots = slots < kFewestSlots ? 0 : static_cast<int>(slots);
@@ -410,7 +415,7 @@ void Launch(const CudaGemmIntArgs& args, CudaStream stream) {
   ForElement(args.dtype, [&](auto element) {
     const auto kernel = StreamKernel<decltype(element), kTokenBlocks>;
     // The most, whatever this launch needs: a captured one may need more than a later one.
-    AllowSharedMemory(kernel, kMaxShared);
+    AllowSharedMemory(kernel, Layout<kTokenBlocks>::kMostBytes);
     LaunchDependent(kernel, static_cast<unsigned>(ctas),
                     Tuning<kTokenBlocks>::kWarps * 32 + kFinishThreads,
                     static_cast<size_t>(layout.Bytes()), stream, args, layout);
@@ -422,10 +427,11 @@ void Launch(const CudaGemmIntArgs& args, CudaStream stream) {
 
 bool GemmIntStreamTakes(int64_t tokens, int64_t cols) {
   if (tokens <= 8) return MakeLayout<1>(tokens, cols).slots > 0;
-  return tokens <= 16 && MakeLayout<2>(tokens, cols).slots > 0;
+  return tokens <= kMostTokens && MakeLayout<2>(tokens, cols).slots > 0;
 }
 
 void GemmIntStream(const CudaGemmIntArgs& args, CudaStream stream) {
+  FLATQUANT_CHECK(args.tokens <= 16);
   if (args.tokens <= 8) {
     Launch<1>(args, stream);
   } else {
