@@ -426,8 +426,8 @@ void Launch(const CudaGemmIntArgs& args, CudaStream stream) {
 }  // namespace
 
 bool GemmIntStreamTakes(int64_t tokens, int64_t cols) {
-  if (tokens <= 8) return MakeLayout<1>(tokens, cols).slots > 0;
-  return tokens <= kMostTokens && MakeLayout<2>(tokens, cols).slots > 0;
+  if (tokens > kMostTokens) return false;
+  return (tokens <= 8 ? MakeLayout<1>(tokens, cols).slots : MakeLayout<2>(tokens, cols).slots) > 0;
 }
 
 void GemmIntStream(const CudaGemmIntArgs& args, CudaStream stream) {
