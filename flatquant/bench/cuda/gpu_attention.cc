@@ -88,8 +88,7 @@ class AttentionBench {
     args.slots = slots.get();
     args.lengths = lengths.get();
     args.max_length = one.k.capacity;
-    DeviceBuffer<uint8_t> workspace(static_cast<size_t>(CudaAttentionWorkspaceBytes(args)));
-    workspace.Fill(0);
+    const DeviceBuffer<uint8_t> workspace(static_cast<size_t>(CudaAttentionWorkspaceBytes(args)));
     args.workspace = workspace.get();
     AddGpuResult(
         NewResult("tg", bits, 1, batch, depth, one), plan_, copies,

@@ -26,9 +26,7 @@ struct CudaAttentionArgs {
 // lengths[i] >= 1 positions, the token's own included. Both are read on the device, so a
 // captured graph can be replayed as sequences grow; max_length, the longest that they
 // may become, only decides how many CTAs share a sequence.
-// workspace: CudaAttentionWorkspaceBytes, 16-byte aligned. Zeros before its first use, then
-// left to the calls, of any shapes, one after the other: they keep counters in it, which each
-// call leaves at zero.
+// workspace: CudaAttentionWorkspaceBytes, 16-byte aligned.
 struct CudaAttentionDecodeArgs : CudaAttentionArgs {
   const int32_t* slots = nullptr;
   const int32_t* lengths = nullptr;

@@ -72,8 +72,7 @@ void Decode(cuda_bench::Report& report) {
     args.v = v.view;
     args.lengths = lengths.get();
     args.max_length = shape.length;
-    DeviceBuffer<uint8_t> workspace(static_cast<size_t>(CudaAttentionWorkspaceBytes(args)));
-    workspace.Fill(0);
+    const DeviceBuffer<uint8_t> workspace(static_cast<size_t>(CudaAttentionWorkspaceBytes(args)));
     args.workspace = workspace.get();
     const double seconds = cuda_bench::MedianSeconds(2 * copies, [&](int i, cudaStream_t stream) {
       args.slots = slots_device.get() + i % copies * shape.tokens;

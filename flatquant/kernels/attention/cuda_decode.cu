@@ -15,8 +15,8 @@
 // one warp, for all query heads of its group (up to eight, the columns of a tensor-core
 // product). Warps walk over blocks of positions with an online softmax, each with a ring
 // of blocks in shared memory that asynchronous copies fill ahead. CTAs share a sequence
-// (split KV) where sequences and heads alone would not fill the GPU, and the last of them to
-// finish adds up their results.
+// (split KV) where sequences and heads alone would not fill the GPU, and a second kernel
+// adds up their results.
 
 namespace flatquant {
 namespace {
@@ -25,10 +25,6 @@ constexpr int kWarps = 4;
 constexpr int kGroupRows = 8;  // query heads per CTA
 constexpr float kLog2E = 1.4426950408889634f;
 constexpr int kSlots = 3;  // blocks in a warp's ring: two on their way, one in use
-// The workspace begins with a counter per token and group of heads: of the CTAs that have
-// finished their share. So many at any shape, because the counters stay zero from call to
-// call and so may be nobody's partial results. More groups fill any GPU without sharing.
-constexpr int64_t kGroupCounters = 1024;
 
 // K and V of a warp's step. Vectors of 16 bits are four times as long as packed ones: half
 // the positions, so that the rings of two CTAs fit on a multiprocessor.
@@ -72,12 +68,11 @@ void ForBlock(const CudaAttentionDecodeArgs& args, const Run& run) {
 // CTAs that share a sequence and group. The multiprocessors hold so many CTAs at once; what
 // is left over waits for a place, so that one CTA too many doubles the time. A CTA's time
 // is its rounds of blocks, and about one more to start and to end; adding up shares costs
-// about a round too.
+// another kernel, about a round too.
 template <typename B>
 int64_t Splits(const CudaAttentionDecodeArgs& args) {
   const int64_t groups =
       args.k.heads * CeilDiv(args.heads / args.k.heads, kGroupRows) * args.tokens;
-  if (groups > kGroupCounters) return 1;
   const int64_t places = CurrentCudaDevice().sm_count * int64_t{B::kCtasPerSm};
   const int64_t rounds = CeilDiv(args.max_length, kWarps * B::kPositions);
   const auto time = [&](int64_t splits) {
@@ -180,70 +175,6 @@ struct Warp {
   }
 };
 
-// The workspace of a call whose sequences are shared.
-template <int kDim>
-struct Shares {
-  int32_t* counters;  // [kGroupCounters]
-  float* vectors;     // [tokens, heads, splits, kDim], 16-byte aligned
-  Partial* partials;  // [tokens, heads, splits]
-
-  __device__ Shares(const CudaAttentionDecodeArgs& args, int splits)
-      : counters(static_cast<int32_t*>(args.workspace)),
-        vectors(reinterpret_cast<float*>(counters + kGroupCounters)),
-        partials(reinterpret_cast<Partial*>(vectors + args.tokens * args.heads * splits * kDim)) {}
-};
-
-// Whether this CTA is the last of its group's to come here; by all threads. What all of them
-// wrote before is then visible, read from L2.
-__device__ bool IsLast(int32_t* counter, int splits) {
-  __shared__ bool is_last;
-  __threadfence();  // this thread's results come before the count
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    is_last = atomicAdd(counter, 1) == splits - 1;
-    if (is_last) *counter = 0;  // for the next launch
-  }
-  __syncthreads();
-  __threadfence();
-  return is_last;
-}
-
-// Adds up the shares of vectors [first, first + rows), always in their order, whichever CTA
-// came last. Some lanes have a vector, each four of its elements. A share without positions
-// has a top of -infinity, a sum of 0 and a vector of zeros.
-template <typename T, int kDim>
-__device__ void Combine(const Shares<kDim>& shares, int64_t first, int rows, int splits, T* y) {
-  constexpr int kLanes = kDim / 4;
-  const int lane = threadIdx.x % kLanes;
-  const unsigned mask = kLanes == 32 ? ~0u : 0xffffu << (threadIdx.x & 16u);
-  for (int row = threadIdx.x / kLanes; row < rows; row += kWarps * 32 / kLanes) {
-    const float2* partials =
-        reinterpret_cast<const float2*>(shares.partials + (first + row) * splits);
-    const float4* vectors =
-        reinterpret_cast<const float4*>(shares.vectors + (first + row) * splits * kDim) + lane;
-    float top = -INFINITY;
-    for (int s = lane; s < splits; s += kLanes) top = fmaxf(top, __ldcg(partials + s).x);
-#pragma unroll
-    for (int step = 1; step < kLanes; step *= 2) {
-      top = fmaxf(top, __shfl_xor_sync(mask, top, step));
-    }
-    float sum = 0;
-    float4 value = {};
-#pragma unroll 8  // so many loads are on their way together
-    for (int s = 0; s < splits; ++s) {
-      const float2 part = __ldcg(partials + s);
-      const float4 vector = __ldcg(vectors + s * kLanes);
-      const float factor = cuda::Exp2(part.x - top);
-      sum += factor * part.y;
-      value = make_float4(value.x + factor * vector.x, value.y + factor * vector.y,
-                          value.z + factor * vector.z, value.w + factor * vector.w);
-    }
-    *reinterpret_cast<uint2*>(y + (first + row) * kDim + 4 * lane) =
-        make_uint2(cuda::Element<T>::Pack(value.x / sum, value.y / sum),
-                   cuda::Element<T>::Pack(value.z / sum, value.w / sum));
-  }
-}
-
 template <typename T, int kDim, bool kPackedK, bool kPackedV>
 __global__ void __launch_bounds__(kWarps * 32, Block<T, kDim, kPackedK, kPackedV>::kCtasPerSm)
     DecodeKernel(const __grid_constant__ CudaAttentionDecodeArgs args, int row_blocks) {
@@ -313,7 +244,9 @@ __global__ void __launch_bounds__(kWarps * 32, Block<T, kDim, kPackedK, kPackedV
   }
   __syncthreads();
 
-  const Shares<kDim> shares(args, splits);
+  // [tokens, heads, splits] partials, then as many vectors.
+  Partial* partials = static_cast<Partial*>(args.workspace);
+  float* vectors = reinterpret_cast<float*>(partials + args.tokens * args.heads * splits);
   for (int i = threadIdx.x; i < rows * kDim; i += kWarps * 32) {
     const int row = i / kDim;
     Partial all = {-INFINITY, 0};
@@ -330,12 +263,53 @@ __global__ void __launch_bounds__(kWarps * 32, Block<T, kDim, kPackedK, kPackedV
       static_cast<T*>(args.y)[vector * kDim + i % kDim] = cuda::Element<T>::FromFloat(y / all.sum);
       continue;
     }
-    shares.vectors[(vector * splits + split) * kDim + i % kDim] = y;
-    if (i % kDim == 0) shares.partials[vector * splits + split] = all;
+    vectors[(vector * splits + split) * kDim + i % kDim] = y;
+    if (i % kDim == 0) partials[vector * splits + split] = all;
   }
-  if (splits == 1) return;
-  if (!IsLast(shares.counters + token * gridDim.y + blockIdx.y, splits)) return;
-  Combine<T, kDim>(shares, token * args.heads + head0, rows, splits, static_cast<T*>(args.y));
+}
+
+// Over a CTA of kThreads, by all its threads; shared holds a number per warp and is free
+// when all of them call it.
+template <int kThreads, typename Combine>
+__device__ float AcrossCta(float x, float (&shared)[kThreads / 32], const Combine& combine) {
+#pragma unroll
+  for (int step = 16; step > 0; step /= 2) x = combine(x, __shfl_xor_sync(~0u, x, step));
+  if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = x;
+  __syncthreads();
+  x = shared[0];
+#pragma unroll
+  for (int i = 1; i < kThreads / 32; ++i) x = combine(x, shared[i]);
+  return x;
+}
+
+// A CTA per token and head, a thread per element. A share without positions has a top of
+// -infinity, a sum of 0 and a vector of zeros.
+template <typename T, int kDim>
+__global__ void __launch_bounds__(kDim)
+    CombineKernel(const Partial* partials, const float* vectors, int splits, T* y) {
+  extern __shared__ float factors[];  // [splits]
+  __shared__ float tops[kDim / 32];
+  __shared__ float sums[kDim / 32];
+  cuda::LetSuccessorStart();
+  cuda::WaitForPredecessor();
+  const int64_t first = int64_t{blockIdx.x} * splits;
+  float top = -INFINITY;
+  for (int s = threadIdx.x; s < splits; s += kDim) top = fmaxf(top, partials[first + s].top);
+  top = AcrossCta<kDim>(top, tops, [](float a, float b) { return fmaxf(a, b); });
+  float sum = 0;
+  for (int s = threadIdx.x; s < splits; s += kDim) {
+    const Partial part = partials[first + s];
+    factors[s] = cuda::Exp2(part.top - top);
+    sum += factors[s] * part.sum;
+  }
+  // Its barrier also shows every thread the factors.
+  sum = AcrossCta<kDim>(sum, sums, [](float a, float b) { return a + b; });
+  float value = 0;
+#pragma unroll 8  // so many loads are on their way together
+  for (int s = 0; s < splits; ++s) {
+    value += factors[s] * vectors[(first + s) * kDim + threadIdx.x];
+  }
+  y[int64_t{blockIdx.x} * kDim + threadIdx.x] = cuda::Element<T>::FromFloat(value / sum);
 }
 
 }  // namespace
@@ -345,9 +319,8 @@ int64_t CudaAttentionWorkspaceBytes(const CudaAttentionDecodeArgs& args) {
   const int64_t splits = std::max(Splits<Block<__half, 64, true, true>>(args),
                                   Splits<Block<__half, 64, false, false>>(args));
   if (splits == 1) return 0;
-  return kGroupCounters * static_cast<int64_t>(sizeof(int32_t)) +
-         args.tokens * args.heads * splits *
-             (static_cast<int64_t>(sizeof(Partial)) + args.k.head_dim * 4);
+  return args.tokens * args.heads * splits *
+         (static_cast<int64_t>(sizeof(Partial)) + args.k.head_dim * 4);
 }
 
 void CudaAttentionDecode(const CudaAttentionDecodeArgs& args, CudaStream stream) {
@@ -365,6 +338,13 @@ void CudaAttentionDecode(const CudaAttentionDecodeArgs& args, CudaStream stream)
     const auto kernel = DecodeKernel<T, kDim, kPackedK, kPackedV>;
     AllowSharedMemory(kernel, kShared);
     LaunchDependent(kernel, grid, kWarps * 32, kShared, stream, args, static_cast<int>(row_blocks));
+    if (splits == 1) return;
+    const int64_t vectors = args.tokens * args.heads;
+    const Partial* partials = static_cast<const Partial*>(args.workspace);
+    LaunchDependent(CombineKernel<T, kDim>, static_cast<unsigned>(vectors), kDim,
+                    static_cast<size_t>(splits) * sizeof(float), stream, partials,
+                    reinterpret_cast<const float*>(partials + vectors * splits),
+                    static_cast<int>(splits), static_cast<T*>(args.y));
   };
   ForBlock(args, launch);
   CheckCudaLaunch("CudaAttentionDecode");

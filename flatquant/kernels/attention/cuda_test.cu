@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
 #include "flatquant/kernels/attention/cuda_attention.h"
 #include "flatquant/kernels/attention/cuda_prefill.cuh"
@@ -136,20 +135,8 @@ Sizes RandomSizes(Rng& rng) {
   return sizes;
 }
 
-// One after the other calls of any shapes use it.
-struct Workspace {
-  DeviceBuffer<uint8_t> bytes;
-  void* Reserve(int64_t size) {
-    if (bytes.size() < static_cast<size_t>(size)) {
-      bytes = DeviceBuffer<uint8_t>(static_cast<size_t>(size));
-      bytes.Fill(0);
-    }
-    return bytes.get();
-  }
-};
-
 template <typename T>
-void RunDecode(Rng& rng, Workspace& workspace) {
+void RunDecode(Rng& rng) {
   const Sizes sizes = RandomSizes(rng);
   const int64_t heads = sizes.kv_heads * sizes.group;
   const int64_t tokens = 1 + static_cast<int64_t>(rng.Below(4));
@@ -188,16 +175,11 @@ void RunDecode(Rng& rng, Workspace& workspace) {
   args.slots = slots_device.get();
   args.lengths = lengths_device.get();
   args.max_length = capacity;
-  args.workspace = workspace.Reserve(CudaAttentionWorkspaceBytes(args));
+  DeviceBuffer<uint8_t> workspace(static_cast<size_t>(CudaAttentionWorkspaceBytes(args)));
+  workspace.Fill(0xff);
+  args.workspace = workspace.get();
   CudaAttentionDecode(args, nullptr);
   const std::vector<T> out = y.Download();
-  // The same bits however often, in whatever order shares finish.
-  for (int i = 0; i < 3; ++i) {
-    y.Fill(0xff);
-    CudaAttentionDecode(args, nullptr);
-    const std::vector<T> again = y.Download();
-    ASSERT_EQ(std::memcmp(again.data(), out.data(), out.size() * sizeof(T)), 0);
-  }
   cuda_testing::Worst worst;
   for (int64_t i = 0; i < tokens * heads; ++i) {
     const size_t token = static_cast<size_t>(i / heads);
@@ -303,10 +285,8 @@ void RunPrefills(PrefillKernel kernel) {
 
 TEST(CudaAttentionTest, DecodeMatchesTheFormula) {
   FLATQUANT_NEEDS_CUDA();
-  Workspace workspace;
-  cuda_testing::ForEachCase(40, [&](Rng& rng) {
-    rng.Below(2) == 0 ? RunDecode<__half>(rng, workspace)
-                      : RunDecode<__nv_bfloat16>(rng, workspace);
+  cuda_testing::ForEachCase(40, [](Rng& rng) {
+    rng.Below(2) == 0 ? RunDecode<__half>(rng) : RunDecode<__nv_bfloat16>(rng);
   });
 }
 

@@ -78,9 +78,6 @@ void Few(cuda_bench::Report& report) {
       const double bytes =
           static_cast<double>(rows * cols) / 2 + 4.0 * rows + tokens * (cols + 2.0 * rows);
       report.Bytes("gemm_int mma", Name(shape), Seconds(shape, cuda::GemmIntMma, 30, 0), bytes);
-      if (!cuda::GemmIntStreamTakes(tokens, cols)) continue;
-      report.Bytes("gemm_int stream", Name(shape), Seconds(shape, cuda::GemmIntStream, 30, 0),
-                   bytes);
     }
   }
 }

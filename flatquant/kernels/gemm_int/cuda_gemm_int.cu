@@ -7,14 +7,12 @@
 namespace flatquant {
 namespace {
 
-// Which kernel on sm_90, from measurements on an H200: GemmIntStream as long as the weights'
-// bytes bound it, GemmIntMma where activations are too large for it; GemmIntSplit where GemmIntWgmma's tiles of 256 x 256 would leave most
+// Which kernel on sm_90, from measurements on an H200: GemmIntMma as long as the weights'
+// bytes bound it; GemmIntSplit where GemmIntWgmma's tiles of 256 x 256 would leave most
 // multiprocessors without work.
 void RunHopper(const CudaGemmIntArgs& args, CudaStream stream) {
   const int64_t tiles = CeilDiv(args.weights.rows, 256) * CeilDiv(args.tokens, 256);
-  if (cuda::GemmIntStreamTakes(args.tokens, args.weights.cols)) {
-    cuda::GemmIntStream(args, stream);
-  } else if (args.tokens <= 16) {
+  if (args.tokens <= 16) {
     cuda::GemmIntMma(args, stream);
   } else if (args.tokens <= 128 || (args.tokens <= 256 && tiles < 32)) {
     cuda::GemmIntSplit(args, stream);

@@ -17,11 +17,6 @@ inline constexpr int kGemmIntTileBytes = 8 * kGemmIntBlockBytes;
 // tokens, straight from memory into tensor-core fragments.
 void GemmIntMma(const CudaGemmIntArgs& args, CudaStream stream);
 
-// sm_90a, made for few tokens: the weights as one stream of copies per multiprocessor. Takes
-// up to 16 tokens whose activations fit into a multiprocessor's shared memory.
-bool GemmIntStreamTakes(int64_t tokens, int64_t cols);
-void GemmIntStream(const CudaGemmIntArgs& args, CudaStream stream);
-
 // sm_90a, made for some tokens: tiles share out their columns.
 void GemmIntSplit(const CudaGemmIntArgs& args, CudaStream stream);
 

@@ -181,15 +181,12 @@ void Launch(const CudaGemmIntArgs& args, CudaStream stream) {
 
 void GemmIntMma(const CudaGemmIntArgs& args, CudaStream stream) {
   // Three slots per warp were the fastest measured: more only queue up at the memory.
-  // With two blocks of rows, or 8 tokens, they take over 102 KB; sm_86 and sm_89 have 99,
-  // enough for one block or two slots. More tokens take more rows per CTA, so that
-  // activations are not read from L2 more often than weights from memory.
-  const bool large_shared = CurrentCudaDevice().sm_version % 10 == 0;
-  if (args.tokens == 1 && large_shared) {
-    Launch<1, 2, 3, 1, 16>(args, stream);
-  } else if (args.tokens == 1) {
+  // With 8 tokens they take 102 KB; sm_86 and sm_89 have 99, enough for two. More tokens
+  // take more rows per CTA, so that activations are not read from L2 more often than
+  // weights from memory.
+  if (args.tokens == 1) {
     Launch<1, 1, 3, 1, 16>(args, stream);
-  } else if (args.tokens <= 8 && large_shared) {
+  } else if (args.tokens <= 8 && CurrentCudaDevice().sm_version % 10 == 0) {
     Launch<1, 1, 3, 8, 16>(args, stream);
   } else if (args.tokens <= 8) {
     Launch<1, 1, 2, 8, 16>(args, stream);

@@ -208,8 +208,6 @@ class CudaBackend : public Backend {
     FLATQUANT_CUDA(cudaStreamSynchronize(stream_));
     steps_.clear();
     workspace_->attention = DeviceBuffer<uint8_t>(bytes);
-    // Zeros, as CudaAttentionDecode asks; on its stream, so that they come first.
-    FLATQUANT_CUDA(cudaMemsetAsync(workspace_->attention.get(), 0, bytes, stream_));
   }
 
   void ReserveRotation(int64_t positions) {
