@@ -1,5 +1,6 @@
 // A scale per row and group of columns: grids, GPTQ, the packed form, and what it is for.
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>

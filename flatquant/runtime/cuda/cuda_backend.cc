@@ -141,7 +141,9 @@ class CudaBackend : public Backend {
   static bool AllIntegers(const PackedModel& model) {
     for (const PackedBlock& block : model.blocks) {
       for (Linear which : kLinears) {
-        if (block.linear(which).bits > 4 || block.site(SiteOf(which)).act_bits > 8) return false;
+        const PackedLinear& linear = block.linear(which);
+        const bool is_integer = linear.bits <= 4 && !linear.is_grouped();
+        if (!is_integer || block.site(SiteOf(which)).act_bits > 8) return false;
       }
     }
     return true;

@@ -83,10 +83,11 @@ CudaLinears LoadLinears(const PackedBlock& block, const ModelConfig& config,
                         std::span<const Linear> names, int act_bits, const Loading& loading) {
   CudaLinears loaded;
   loaded.cols = ShapeOf(config, names[0]).cols;
-  // CudaGemmW4A16 reads eight activations at a time.
+  // CudaGemmW4A16 reads eight activations at a time. No kernel knows groups' scales.
   loaded.is_packed = (act_bits <= 8 || loaded.cols % 8 == 0) &&
                      std::all_of(names.begin(), names.end(), [&](Linear name) {
-                       return block.linear(name).bits <= kMostIntegerWeightBits;
+                       const PackedLinear& linear = block.linear(name);
+                       return linear.bits <= kMostIntegerWeightBits && !linear.is_grouped();
                      });
   std::vector<uint8_t> codes;
   std::vector<uint16_t> floats;
