@@ -228,6 +228,7 @@ class CudaBackend : public Backend {
     FLATQUANT_CUDA(cudaStreamSynchronize(stream_));
     steps_.clear();
     rotation_ = {positions, DeviceBuffer<float>(cos), DeviceBuffer<float>(sin)};
+    FLATQUANT_CUDA(cudaDeviceSynchronize());  // as weights, complete before kernels start
   }
 
   void UploadRows(std::span<const Segment> segments, std::span<const int32_t> ids) {

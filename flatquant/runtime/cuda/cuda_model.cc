@@ -268,6 +268,8 @@ CudaModel LoadCudaModel(PackedModel model, DType dtype, ThreadPool& pool) {
     loaded.lm_head = LoadTable(head, loaded.config, loading);
   }
   loaded.rope_frequencies = RopeFrequencies(loaded.config.rope, loaded.config.head_dim);
+  // Kernels may read weights before their predecessor's end (cuda/dependent_launch.cuh).
+  FLATQUANT_CUDA(cudaDeviceSynchronize());
   return loaded;
 }
 
