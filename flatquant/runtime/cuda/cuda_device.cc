@@ -7,6 +7,11 @@
 
 namespace flatquant {
 
+int CudaDeviceCount() {
+  int count = 0;
+  return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
+}
+
 int ParseCudaDevice(const std::string& name) {
   int ordinal = 0;
   const std::string number = name.size() > 5 ? name.substr(5) : "0";
@@ -15,8 +20,7 @@ int ParseCudaDevice(const std::string& name) {
   if ((name != "cuda" && !name.starts_with("cuda:")) || !is_number || ordinal < 0) {
     throw Error("cuda.no_device", "--device " + name, "is no GPU's name", "use cuda or cuda:N");
   }
-  int count = 0;
-  if (cudaGetDeviceCount(&count) != cudaSuccess) count = 0;
+  const int count = CudaDeviceCount();
   if (ordinal >= count) {
     throw Error("cuda.no_device", "--device " + name,
                 "this machine has " + std::to_string(count) + " GPUs that CUDA can use",

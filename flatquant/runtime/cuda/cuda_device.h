@@ -4,6 +4,9 @@
 
 namespace flatquant {
 
+// GPUs that CUDA can use; 0 also without a driver.
+int CudaDeviceCount();
+
 // The ordinal of "cuda" or "cuda:N". Errors: cuda.no_device.
 int ParseCudaDevice(const std::string& name);
 

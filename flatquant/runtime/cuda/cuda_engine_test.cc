@@ -1,27 +1,25 @@
 // The engine on a GPU against the engine on this machine's processors.
-#include <cuda_runtime.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <cmath>
 #include <memory>
+#include <ostream>
 #include <string>
 #include <vector>
 
 #include "flatquant/base/error.h"
 #include "flatquant/packed/head.h"
 #include "flatquant/packed/random_model.h"
+#include "flatquant/runtime/cuda/cuda_device.h"
 #include "flatquant/runtime/engine_testing.h"
 #include "flatquant/runtime/generate.h"
 
 namespace flatquant {
 namespace {
 
-#define FLATQUANT_NEEDS_CUDA()                                      \
-  if (int n = 0; cudaGetDeviceCount(&n) != cudaSuccess || n == 0) { \
-    GTEST_SKIP() << "no CUDA device";                               \
-  }                                                                 \
-  static_assert(true)
+#define FLATQUANT_NEEDS_CUDA() \
+  if (CudaDeviceCount() == 0) GTEST_SKIP() << "no CUDA device"
 
 // Heads as the GPU's attention wants them, no width a power of two but theirs.
 ModelConfig GpuConfig() {
@@ -71,6 +69,8 @@ struct Case {
   // mistake in a transform or a scale would give 1 or more.
   double bound;
 };
+
+void PrintTo(const Case& c, std::ostream* stream) { *stream << c.scheme; }
 
 class CudaEngineTest : public ::testing::TestWithParam<Case> {};
 
