@@ -21,8 +21,7 @@ namespace flatquant {
 using testing::SmallConfig;
 
 // Everything that a configuration can switch on.
-inline ModelConfig FullConfig() {
-  ModelConfig config = SmallConfig();
+inline ModelConfig FullConfig(ModelConfig config = SmallConfig()) {
   config.qk_norm = true;
   config.qkv_bias = true;
   config.o_bias = true;

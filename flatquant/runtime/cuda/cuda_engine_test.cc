@@ -33,17 +33,6 @@ ModelConfig GpuConfig() {
   return config;
 }
 
-ModelConfig FullGpuConfig() {
-  ModelConfig config = GpuConfig();
-  config.qk_norm = true;
-  config.qkv_bias = true;
-  config.o_bias = true;
-  config.mlp_bias = true;
-  config.tied_embeddings = true;
-  config.sliding_window = 5;
-  return config;
-}
-
 std::unique_ptr<Engine> OnGpu(PackedModel model, Precision precision = Precision::kF16) {
   return Engine::FromPacked(std::move(model),
                             {.threads = 2, .precision = precision, .device = "cuda"});
@@ -76,7 +65,7 @@ class CudaEngineTest : public ::testing::TestWithParam<Case> {};
 
 TEST_P(CudaEngineTest, AgreesWithTheCpu) {
   FLATQUANT_NEEDS_CUDA();
-  for (const ModelConfig& config : {GpuConfig(), FullGpuConfig()}) {
+  for (const ModelConfig& config : {GpuConfig(), FullConfig(GpuConfig())}) {
     for (uint64_t seed = 1; seed <= 3; ++seed) {
       PackedModel model = RandomPackedModel(config, Scheme::Parse(GetParam().scheme), seed);
       const std::vector<int32_t> tokens = RandomTokens(config, 77, seed);
