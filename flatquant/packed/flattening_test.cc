@@ -4,12 +4,10 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
-#include <functional>
 #include <nlohmann/json.hpp>
 
-#include "flatquant/checkpoint/checkpoint.h"
-#include "flatquant/checkpoint/safetensors_writer.h"
 #include "flatquant/packed/check.h"
+#include "flatquant/packed/crafted_model_for_test.h"
 #include "flatquant/packed/linear_compute.h"
 #include "flatquant/packed/quantization_config.h"
 #include "flatquant/packed/sizes.h"
@@ -24,7 +22,6 @@ using packed_test::ExpectError;
 using packed_test::FileText;
 using packed_test::SmallConfig;
 using packed_test::SourceFolder;
-using packed_test::WriteFile;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
@@ -156,34 +153,11 @@ TEST(Flattening, RowsOfExtraColumns) {
   }
 }
 
-// Files that are wrong in one way each.
-class CraftedFlattening : public ::testing::Test {
+class CraftedFlattening : public packed_test::CraftedModel {
  protected:
-  CraftedFlattening() {
-    const fs::path good = Written(FlattenedModel());
-    config_ = json::parse(FileText(good / "config.json"));
-    const Checkpoint checkpoint = Checkpoint::Open(good);
-    for (const auto& [name, tensor] : checkpoint.tensors()) tensors_.emplace(name, tensor);
-  }
+  CraftedFlattening() : CraftedModel(Written(FlattenedModel())) {}
 
-  json& site() { return config_["quantization_config"]["sites"]["attn_in"]; }
-
-  using Change = std::function<void()>;
-  void ExpectRefused(const Change& change, const std::string& name, const std::string& says) {
-    const json config = config_;
-    const std::map<std::string, Tensor> tensors = tensors_;
-    change();
-    const fs::path folder = testing::ScratchFolder();
-    WriteFile(folder / "config.json", config_.dump());
-    std::vector<std::pair<std::string, TensorView>> views(tensors_.begin(), tensors_.end());
-    WriteSafetensors(folder / "model.safetensors", views);
-    EXPECT_THAT(ExpectError(name, [&] { ReadPackedModel(folder); }), HasSubstr(says));
-    config_ = config;
-    tensors_ = tensors;
-  }
-
-  json config_;
-  std::map<std::string, Tensor> tensors_;
+  json& site() { return quantization()["sites"]["attn_in"]; }
 };
 
 TEST_F(CraftedFlattening, Configurations) {

@@ -3,7 +3,6 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
-#include <functional>
 #include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -11,9 +10,8 @@
 #include <utility>
 #include <vector>
 
-#include "flatquant/checkpoint/checkpoint.h"
-#include "flatquant/checkpoint/safetensors_writer.h"
 #include "flatquant/packed/check.h"
+#include "flatquant/packed/crafted_model_for_test.h"
 #include "flatquant/packed/nibbles.h"
 #include "flatquant/packed/sizes.h"
 #include "flatquant/packed/test_models.h"
@@ -27,7 +25,6 @@ using packed_test::ExpectError;
 using packed_test::FileText;
 using packed_test::SmallConfig;
 using packed_test::SourceFolder;
-using packed_test::WriteFile;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
@@ -114,34 +111,9 @@ TEST(Groups, ScalesCount) {
             kMore * sizeof(float));
 }
 
-// Files that are wrong in one way each.
-class CraftedGroups : public ::testing::Test {
+class CraftedGroups : public packed_test::CraftedModel {
  protected:
-  CraftedGroups() {
-    const fs::path good = Written(GroupedModel());
-    config_ = json::parse(FileText(good / "config.json"));
-    const Checkpoint checkpoint = Checkpoint::Open(good);
-    for (const auto& [name, tensor] : checkpoint.tensors()) tensors_.emplace(name, tensor);
-  }
-
-  json& quantization() { return config_["quantization_config"]; }
-
-  using Change = std::function<void()>;
-  void ExpectRefused(const Change& change, const std::string& name, const std::string& says) {
-    const json config = config_;
-    const std::map<std::string, Tensor> tensors = tensors_;
-    change();
-    const fs::path folder = testing::ScratchFolder();
-    WriteFile(folder / "config.json", config_.dump());
-    std::vector<std::pair<std::string, TensorView>> views(tensors_.begin(), tensors_.end());
-    WriteSafetensors(folder / "model.safetensors", views);
-    EXPECT_THAT(ExpectError(name, [&] { ReadPackedModel(folder); }), HasSubstr(says));
-    config_ = config;
-    tensors_ = tensors;
-  }
-
-  json config_;
-  std::map<std::string, Tensor> tensors_;
+  CraftedGroups() : CraftedModel(Written(GroupedModel())) {}
 };
 
 TEST_F(CraftedGroups, Configurations) {

@@ -76,8 +76,6 @@ void FillRows(const PackedLinear& linear, int64_t rows, int64_t cols, const Load
   });
 }
 
-int64_t RoundUp8(int64_t n) { return (n + 7) / 8 * 8; }
-
 // The linears of a site that `names` says as one product.
 CudaLinears LoadLinears(const PackedBlock& block, const ModelConfig& config,
                         std::span<const Linear> names, int act_bits, const Loading& loading) {
@@ -96,7 +94,7 @@ CudaLinears LoadLinears(const PackedBlock& block, const ModelConfig& config,
   for (Linear name : names) {
     const PackedLinear& linear = block.linear(name);
     const int64_t rows = ShapeOf(config, name).rows;
-    loaded.rows = RoundUp8(loaded.rows);
+    loaded.rows = RoundUpTo(loaded.rows, 8);
     const int64_t row_bytes = PackedRowBytes(4, loaded.cols);
     if (loaded.is_packed) {
       codes.resize(static_cast<size_t>(loaded.rows * row_bytes));
@@ -168,7 +166,7 @@ CudaSite LoadSite(const PackedBlock& block, const ModelConfig& config, Site whic
         LoadLinears(block, config, names.subspan(i, per_product), site.act_bits, loading);
     linears.clip = site.clips.size() > 1 ? i : 0;
     linears.first_row = loaded.output;
-    loaded.output = RoundUp8(loaded.output + linears.rows);
+    loaded.output = RoundUpTo(loaded.output + linears.rows, 8);
     loaded.linears.push_back(std::move(linears));
   }
   return loaded;

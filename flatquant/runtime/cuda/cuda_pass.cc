@@ -31,8 +31,6 @@ T* At(const DeviceBuffer<T>& buffer, int64_t offset) {
   return buffer.get() + offset;
 }
 
-int64_t RoundUp8(int64_t n) { return RoundUpTo(n, 8); }
-
 }  // namespace
 
 void CutIntoRuns(std::span<const Segment> segments, std::vector<CudaRun>* runs) {
@@ -91,7 +89,7 @@ void CudaOps::Enter(Site which) {
   } else {
     args.input = CudaSiteInput::kSwiglu;
     args.x = pass_.work.output.get();
-    args.up = At(pass_.work.output, RoundUp8(pass_.model.config.ffn));
+    args.up = At(pass_.work.output, RoundUpTo(pass_.model.config.ffn, 8));
     args.x_stride = block_.site(Site::kMlpIn).output;
   }
   CudaKronQuantize(args, pass_.stream);
