@@ -26,6 +26,8 @@ struct CudaAttentionArgs {
 // lengths[i] >= 1 positions, the token's own included. Both are read on the device, so a
 // captured graph can be replayed as sequences grow; max_length, the longest that they
 // may become, only decides how many CTAs share a sequence.
+// They, and the cache but for each sequence's last position, may be read before the kernel's
+// predecessor on the stream has ended (cuda/dependent_launch.cuh).
 // workspace: CudaAttentionWorkspaceBytes, 16-byte aligned.
 struct CudaAttentionDecodeArgs : CudaAttentionArgs {
   const int32_t* slots = nullptr;

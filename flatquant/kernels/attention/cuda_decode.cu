@@ -33,7 +33,7 @@ struct Block {
   static constexpr int kPositions = kPackedK && kPackedV ? 32 : 16;
   // CTAs to aim for per multiprocessor: what registers and shared memory let run at once.
   static constexpr int kCtasPerSm = kPackedK && kPackedV ? 4 : 2;
-  using Packed = cuda::PackedPlane<T, kDim, kPositions>;
+  using Packed = cuda::PackedPlane<kDim, kPositions>;
   using Wide = cuda::WidePlane<T, kDim, kPositions>;
   std::conditional_t<kPackedK, Packed, Wide> k;
   std::conditional_t<kPackedV, Packed, Wide> v;
@@ -105,29 +105,65 @@ template <typename T, int kDim, bool kPackedK, bool kPackedV>
 struct Warp {
   using B = Block<T, kDim, kPackedK, kPackedV>;
   static constexpr int kBlock = B::kPositions;
+  using Key = decltype(B::k);
   uint32_t q[kDim / 16][2];  // second operands: head g
+  float factor[2];           // of scores, on log2's scale: this lane's heads
   float y[kDim / 16][4] = {};
   float top[2] = {-INFINITY, -INFINITY};
   float sum[2] = {0, 0};  // of this lane's positions
 
-  __device__ void LoadQuery(const T* query, bool inside) {
-    using Key = decltype(B::k);
+  // scale: of scores, on log2's scale.
+  __device__ void LoadQuery(const T* query, bool inside, float scale) {
+    const int c = threadIdx.x % 4;
 #pragma unroll
     for (int s = 0; s < kDim / 16; ++s) {
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        const int at = Key::QueryElement(s, h, threadIdx.x % 4);
+        const int at = Key::QueryElement(s, h, c);
         q[s][h] = inside ? Bits(query[at]) | Bits(query[at + Key::kPairStep]) << 16 : 0;
       }
+    }
+    factor[0] = factor[1] = scale;
+    if constexpr (!std::is_same_v<typename Key::Query, T>) {
+      const float own = scale * NarrowQuery();
+      for (int i = 0; i < 2; ++i) factor[i] = __shfl_sync(~0u, own, (2 * c + i) * 4);
     }
   }
   static __device__ uint32_t Bits(T x) { return reinterpret_cast<const uint16_t&>(x); }
 
+  // Brings q, of a type with more range, into Key::Query: divides it by the power of two below
+  // its largest element, which is returned. Nothing but what is 2^24 times smaller than that
+  // element loses bits.
+  __device__ float NarrowQuery() {
+    float largest = 0;
+    for (const auto& pair : q) {
+      for (const uint32_t bits : pair) {
+        const float2 x = cuda::Element<T>::ToFloat2(bits);
+        largest = fmaxf(largest, fmaxf(fabsf(x.x), fabsf(x.y)));
+      }
+    }
+    largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, 1));
+    largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, 2));
+    // Its exponent, kept where the inverse is a normal number too.
+    const uint32_t power =
+        ::min(::max(__float_as_uint(largest) & 0x7f800000u, 1u << 23), 253u << 23);
+    const float inverse = __uint_as_float((254u << 23) - power);
+    for (auto& pair : q) {
+      for (uint32_t& bits : pair) {
+        const float2 x = cuda::Element<T>::ToFloat2(bits);
+        bits = cuda::Element<typename Key::Query>::Pack(x.x * inverse, x.y * inverse);
+      }
+    }
+    return __uint_as_float(power);
+  }
+
   // Positions [first, first + kBlock), those in [begin, end) counted.
-  __device__ void Step(const B& block, int first, int begin, int end, float scale) {
+  __device__ void Step(B& block, int first, int begin, int end) {
+    const bool is_edge = first < begin || first + kBlock > end;
+    if (is_edge) block.v.Clear(begin - first, end - first);
     float score[kBlock / 16][4] = {};
-    block.k.Score(q, scale, score);
-    if (first < begin || first + kBlock > end) {
+    block.k.Score(q, factor, score);
+    if (is_edge) {
 #pragma unroll
       for (int i = 0; i < kBlock / 4; ++i) {
         const int position = first + i / 4 * 16 + i % 4 / 2 * 8 + threadIdx.x % 32 / 4;
@@ -182,7 +218,6 @@ __global__ void __launch_bounds__(kWarps * 32, Block<T, kDim, kPackedK, kPackedV
   constexpr int kBlock = B::kPositions;
   extern __shared__ __align__(256) uint8_t shared[];
   cuda::LetSuccessorStart();
-  cuda::WaitForPredecessor();
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
   const int g = lane / 4;
@@ -204,23 +239,29 @@ __global__ void __launch_bounds__(kWarps * 32, Block<T, kDim, kPackedK, kPackedV
   const int share_begin = first + split * share;
   const int share_end = min(length, share_begin + share);
 
-  Warp<T, kDim, kPackedK, kPackedV> state;
-  state.LoadQuery(static_cast<const T*>(args.q) + (token * args.heads + head0 + g) * kDim,
-                  g < rows);
   B* ring = reinterpret_cast<B*>(shared) + warp * kSlots;
   const auto request = [&](int i) {
     const int at = share_begin + warp * kBlock + i * kRound;
     if (at < share_end) ring[i % kSlots].Request(args, base + at, length - at);
     cuda::CopyAsyncCommit();  // also when empty, so that groups count blocks
   };
-  for (int i = 0; i < kSlots - 1; ++i) request(i);
+  // Of the cache, the predecessor's work is the last position alone.
+  const auto is_old = [&](int i) {
+    return share_begin + warp * kBlock + i * kRound + kBlock < length;
+  };
+  int requested = 0;
+  for (; requested < kSlots - 1 && is_old(requested); ++requested) request(requested);
+  cuda::WaitForPredecessor();
+  for (; requested < kSlots - 1; ++requested) request(requested);
+  Warp<T, kDim, kPackedK, kPackedV> state;
+  state.LoadQuery(static_cast<const T*>(args.q) + (token * args.heads + head0 + g) * kDim, g < rows,
+                  args.scale * kLog2E);
   for (int i = 0; share_begin + warp * kBlock + i * kRound < share_end; ++i) {
     __syncwarp();  // all lanes are done with the slot that is filled next
     request(i + kSlots - 1);
     cuda::CopyAsyncWait<kSlots - 1>();
     __syncwarp();  // the lanes' copies are visible to each other
-    state.Step(ring[i % kSlots], share_begin + warp * kBlock + i * kRound, begin, share_end,
-               args.scale * kLog2E);
+    state.Step(ring[i % kSlots], share_begin + warp * kBlock + i * kRound, begin, share_end);
   }
   cuda::CopyAsyncWait<0>();
   __syncthreads();  // the rings' memory now takes the warps' results

@@ -11,12 +11,15 @@
 // elements rows of y^T = V^T P^T, the eight heads of a group columns. Both formats have the
 // same members:
 //
+//   Query          the type that Q's operand has: T, or one that nibbles are widened to faster
 //   Request        starts the asynchronous copies
+//   Clear          after they have come: nothing at positions outside [begin, end) of the block
+//                  will make a weight of 0 anything else
 //   QueryElement   of (step, half): the first of the two elements that a lane's operand
 //                  holds of Q; the other is kPairStep further
-//   Score          S^T with K's scales: score[m][2 h + i] of position 16 m + g + 8 h, head 2 c + i
-//   AddValues      y^T += V^T P^T for 16 positions, with V's scales; weights as scores
-//   OutputElement  of y[m][2 h + i]: which element of the vector it is
+//   Score          S^T times K's scales and a factor per head (2 c + i): score[m][2 h + i] of
+//   position 16 m + g + 8 h, head 2 c + i AddValues      y^T += V^T P^T for 16 positions, with V's
+//   scales; weights as scores OutputElement  of y[m][2 h + i]: which element of the vector it is
 //
 // The order of elements within the products is free as long as Q's is the same, so
 // that a format takes the one that it reads best.
@@ -42,8 +45,9 @@ __device__ void LoadWords(const uint8_t* from, uint32_t (&words)[kWords]) {
 // Nibbles, scales and zero points. Lane (g, c) reads elements [c kDim / 4, (c + 1) kDim / 4)
 // of a K vector, word w, pair i holding nibbles i and i + 4, and elements
 // [g kDim / 8, (g + 1) kDim / 8) of V vectors.
-template <typename T, int kDim, int kPositions>
+template <int kDim, int kPositions>
 struct PackedPlane {
+  using Query = __half;
   static constexpr int kRow = kDim / 2;          // bytes of a vector
   static constexpr int kKeyWords = kDim / 32;    // a lane's share of a K vector
   static constexpr int kValueWords = kDim / 64;  // a lane's share of a V vector
@@ -75,39 +79,47 @@ struct PackedPlane {
     }
   }
 
+  // All lanes of the warp; the block is not read before.
+  __device__ void Clear(int begin, int end) {
+    for (int p = threadIdx.x % 32; p < kPositions; p += 32) {
+      if (p < begin || p >= end) scale[p] = 0;
+    }
+    __syncwarp();
+  }
+
   static __device__ int QueryElement(int step, int half, int c) {
     return c * (kDim / 4) + step / 2 * 8 + step % 2 * 2 + half;
   }
   static __device__ int OutputElement(int m, int h, int g) { return g * (kDim / 8) + 2 * m + h; }
 
-  __device__ void Score(const uint32_t (&q)[kDim / 16][2], float factor,
+  __device__ void Score(const uint32_t (&q)[kDim / 16][2], const float (&factor)[2],
                         float (&score)[kPositions / 16][4]) const {
     const int g = threadIdx.x % 32 / 4;
     const int c = threadIdx.x % 4;
 #pragma unroll
     for (int m = 0; m < kPositions / 16; ++m) {
       uint32_t key[2][kKeyWords];
-      typename NibbleFloat<T>::Pair zeros[2];
+      NibbleFloat<Query>::Zeros zeros[2];
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         const int position = 16 * m + 8 * h + g;
         LoadWords(data + Row(position) * kRow + c * (kRow / 4), key[h]);
-        zeros[h] = ZeroPair<T>(zero[position], zero[position]);
+        zeros[h] = NibbleFloat<Query>::MakeZeros(zero[position], zero[position]);
       }
 #pragma unroll
       for (int w = 0; w < kKeyWords; ++w) {
         uint32_t pairs[2][4];
 #pragma unroll
-        for (int h = 0; h < 2; ++h) WidenWord<T>(key[h][w], zeros[h], pairs[h]);
+        for (int h = 0; h < 2; ++h) NibbleFloat<Query>::Widen(key[h][w], zeros[h], pairs[h]);
 #pragma unroll
         for (int s = 0; s < 2; ++s) {
           const uint32_t a[4] = {pairs[0][2 * s], pairs[1][2 * s], pairs[0][2 * s + 1],
                                  pairs[1][2 * s + 1]};
-          Mma16<T>(score[m], a, q[2 * w + s][0], q[2 * w + s][1]);
+          Mma16<Query>(score[m], a, q[2 * w + s][0], q[2 * w + s][1]);
         }
       }
 #pragma unroll
-      for (int i = 0; i < 4; ++i) score[m][i] *= scale[16 * m + i / 2 * 8 + g] * factor;
+      for (int i = 0; i < 4; ++i) score[m][i] *= scale[16 * m + i / 2 * 8 + g] * factor[i % 2];
     }
   }
 
@@ -119,11 +131,9 @@ struct PackedPlane {
     uint32_t p[2];
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      // A masked position's scale may be anything.
       const float v_scale = scale[16 * u + 8 * h + g];
-      const float w0 = weight[2 * h] > 0 ? weight[2 * h] * v_scale : 0.0f;
-      const float w1 = weight[2 * h + 1] > 0 ? weight[2 * h + 1] * v_scale : 0.0f;
-      p[h] = TransposeMatrix(Element<Wide>::Pack(w0, w1));
+      p[h] = TransposeMatrix(
+          Element<Wide>::Pack(weight[2 * h] * v_scale, weight[2 * h + 1] * v_scale));
     }
     const int first = 16 * u + threadIdx.x % 4 * 2;
     uint32_t value[4][kValueWords];  // of positions first + {0, 1, 8, 9}
@@ -131,8 +141,8 @@ struct PackedPlane {
     for (int i = 0; i < 4; ++i) {
       LoadWords(data + Row(first + i / 2 * 8 + i % 2) * kRow + g * (kRow / 8), value[i]);
     }
-    const auto zero0 = ZeroPair<Wide>(zero[first], zero[first + 1]);
-    const auto zero1 = ZeroPair<Wide>(zero[first + 8], zero[first + 9]);
+    const auto zero0 = NibbleFloat<Wide>::MakeZeros(zero[first], zero[first + 1]);
+    const auto zero1 = NibbleFloat<Wide>::MakeZeros(zero[first + 8], zero[first + 9]);
 #pragma unroll
     for (int w = 0; w < kValueWords; ++w) {
 #pragma unroll
@@ -141,8 +151,8 @@ struct PackedPlane {
         const int select = half == 0 ? 0x5410 : 0x7632;
         uint32_t low[4];
         uint32_t high[4];
-        WidenWord<Wide>(__byte_perm(value[0][w], value[1][w], select), zero0, low);
-        WidenWord<Wide>(__byte_perm(value[2][w], value[3][w], select), zero1, high);
+        NibbleFloat<Wide>::Widen(__byte_perm(value[0][w], value[1][w], select), zero0, low);
+        NibbleFloat<Wide>::Widen(__byte_perm(value[2][w], value[3][w], select), zero1, high);
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           const uint32_t a[4] = {low[2 * i], low[2 * i + 1], high[2 * i], high[2 * i + 1]};
@@ -156,6 +166,7 @@ struct PackedPlane {
 // 16-bit elements, swizzled.
 template <typename T, int kDim, int kPositions>
 struct WidePlane {
+  using Query = T;
   static constexpr int kPairStep = 1;
 
   alignas(256) uint8_t data[kPositions * kDim * 2];
@@ -172,12 +183,14 @@ struct WidePlane {
     }
   }
 
+  __device__ void Clear(int /*begin*/, int /*end*/) {}
+
   static __device__ int QueryElement(int step, int half, int c) {
     return 16 * step + 8 * half + 2 * c;
   }
   static __device__ int OutputElement(int m, int h, int g) { return 16 * m + 8 * h + g; }
 
-  __device__ void Score(const uint32_t (&q)[kDim / 16][2], float factor,
+  __device__ void Score(const uint32_t (&q)[kDim / 16][2], const float (&factor)[2],
                         float (&score)[kPositions / 16][4]) const {
     const uint32_t from =
         static_cast<uint32_t>(__cvta_generic_to_shared(data)) + ByColumns<kDim>(threadIdx.x % 32);
@@ -190,7 +203,7 @@ struct WidePlane {
         Mma16<T>(score[m], a, q[s][0], q[s][1]);
       }
 #pragma unroll
-      for (int i = 0; i < 4; ++i) score[m][i] *= factor;
+      for (int i = 0; i < 4; ++i) score[m][i] *= factor[i % 2];
     }
   }
 

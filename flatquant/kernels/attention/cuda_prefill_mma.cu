@@ -100,11 +100,11 @@ struct Feed {
     for (int j = 0; j < kChunks; ++j) {
       const int row = threadIdx.x / kChunksPerRow + j * kRowStep;
       const uint32_t words[4] = {chunk[j].x, chunk[j].y, chunk[j].z, chunk[j].w};
-      const auto zeros = ZeroPair<T>(zero[j], zero[j]);
+      const auto zeros = NibbleFloat<T>::MakeZeros(zero[j], zero[j]);
 #pragma unroll
       for (int w = 0; w < 4; ++w) {
         uint32_t pairs[4];
-        WidenWord<T>(words[w], zeros, pairs);
+        NibbleFloat<T>::Widen(words[w], zeros, pairs);
         const int to_chunk = threadIdx.x % kChunksPerRow * 4 + w;
         *reinterpret_cast<uint4*>(to + ChunkOffset<kDim>(row, to_chunk)) =
             make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);

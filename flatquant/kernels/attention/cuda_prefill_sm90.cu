@@ -155,11 +155,11 @@ struct Feed {
 #pragma unroll
     for (int j = 0; j < kChunks; ++j) {
       const uint32_t words[4] = {chunk[j].x, chunk[j].y, chunk[j].z, chunk[j].w};
-      const auto zeros = ZeroPair<T>(zero[j], zero[j]);
+      const auto zeros = NibbleFloat<T>::MakeZeros(zero[j], zero[j]);
 #pragma unroll
       for (int w = 0; w < 4; ++w) {
         uint32_t pairs[4];
-        WidenWord<T>(words[w], zeros, pairs);
+        NibbleFloat<T>::Widen(words[w], zeros, pairs);
         StoreShared(to + PanelOffset(Layout<kDim>::kPanel, Row(j), 4 * Chunk() + w),
                     make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]));
       }

@@ -15,7 +15,8 @@
 // The rules for a kernel that is launched by LaunchDependent:
 //  1. Every thread calls WaitForPredecessor() before it writes global memory and before it
 //     reads any that a kernel of the same chain may have written. Before that it may read
-//     only what was complete when the chain began: weights, in practice.
+//     only what was complete when the chain began: weights, a step's positions and slots,
+//     the cache without its newest positions.
 //  2. It may call LetSuccessorStart() at any time, best at once. Its successor's CTAs start
 //     when all of its own have called it, so they never take a place that one of these needs.
 //

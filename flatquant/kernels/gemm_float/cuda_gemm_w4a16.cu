@@ -25,13 +25,13 @@ constexpr int kActStride = kDepth * 2 + 32;
 // from which the zero point 8 is subtracted.
 template <typename T>
 __device__ void WidenOperand(uint32_t word, uint32_t (&a)[4]) {
-  const auto eight = cuda::ZeroPair<T>(8, 8);
+  const auto eight = cuda::NibbleFloat<T>::MakeZeros(8, 8);
   word ^= 0x88888888u;
   uint32_t pairs[4];
-  cuda::WidenWord<T>(__byte_perm(word, 0, 0x4140), eight, pairs);  // columns 0, 1
+  cuda::NibbleFloat<T>::Widen(__byte_perm(word, 0, 0x4140), eight, pairs);  // columns 0, 1
   a[0] = pairs[0];
   a[1] = pairs[1];
-  cuda::WidenWord<T>(__byte_perm(word, 0, 0x4342), eight, pairs);  // columns 2, 3
+  cuda::NibbleFloat<T>::Widen(__byte_perm(word, 0, 0x4342), eight, pairs);  // columns 2, 3
   a[2] = pairs[0];
   a[3] = pairs[1];
 }

@@ -39,14 +39,24 @@ struct SiteInput {
                   : static_cast<const T*>(args.norm_weight)),
         kind(args.input) {}
 
-  __device__ uint4 Load(int col) const { return __ldg(reinterpret_cast<const uint4*>(x + col)); }
+  // Loaded apart from Finish, so that all loads of a thread are on their way together.
+  struct Loaded {
+    uint4 x;
+    uint4 other;
+  };
+  __device__ Loaded Load(int col) const {
+    Loaded loaded = {__ldg(reinterpret_cast<const uint4*>(x + col)), {}};
+    if (kind != CudaSiteInput::kPlain) {
+      loaded.other = __ldg(reinterpret_cast<const uint4*>(other + col));
+    }
+    return loaded;
+  }
 
-  // loaded: what Load gave for the same column.
-  __device__ void Finish(uint4 loaded, int col, float (&v)[8], float& square_sum) const {
-    Unpack8<T>(loaded, v);
+  __device__ void Finish(const Loaded& loaded, float (&v)[8], float& square_sum) const {
+    Unpack8<T>(loaded.x, v);
     if (kind == CudaSiteInput::kPlain) return;
     float w[8];
-    Unpack8<T>(__ldg(reinterpret_cast<const uint4*>(other + col)), w);
+    Unpack8<T>(loaded.other, w);
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
       if (kind == CudaSiteInput::kRmsNorm) {
@@ -59,6 +69,16 @@ struct SiteInput {
     }
   }
 };
+
+// Brings the norm's weights into L2, where the weights of linears will have pushed them out.
+// They are not the predecessor's work: before the kernel's turn, by all threads of a CTA.
+__device__ inline void PrefetchNorm(const CudaKronQuantizeArgs& args) {
+  if (args.input != CudaSiteInput::kRmsNorm) return;
+  const char* weights = static_cast<const char*>(args.norm_weight);
+  for (int64_t at = threadIdx.x * int64_t{128}; at < args.width * 2; at += blockDim.x * 128) {
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(weights + at));
+  }
+}
 
 // One element of the site's input; widths here need not be multiples of eight.
 template <typename T>

@@ -91,6 +91,7 @@ __global__ void __launch_bounds__(kThreads) KronKernel(CudaKronQuantizeArgs args
   extern __shared__ uint8_t shared[];
   __shared__ Extremes extremes[kWarps];
   LetSuccessorStart();
+  PrefetchNorm(args);
   WaitForPredecessor();
   T* x = reinterpret_cast<T*>(shared);
   T* z = x + sizes.left_pad * sizes.x_stride;

@@ -17,6 +17,7 @@ __global__ void __launch_bounds__(kThreads) RowsKernel(CudaKronQuantizeArgs args
   extern __shared__ uint4 rounded[];
   __shared__ Extremes extremes[kThreads / 32];
   LetSuccessorStart();
+  PrefetchNorm(args);
   WaitForPredecessor();
   const int64_t token = blockIdx.x;
   const int width = static_cast<int>(args.width);
@@ -27,7 +28,7 @@ __global__ void __launch_bounds__(kThreads) RowsKernel(CudaKronQuantizeArgs args
   for (int chunk = threadIdx.x; chunk < chunks; chunk += kThreads) {
     float v[8] = {};
     if (aligned) {
-      input.Finish(input.Load(8 * chunk), 8 * chunk, v, mine.square_sum);
+      input.Finish(input.Load(8 * chunk), v, mine.square_sum);
     } else {
 #pragma unroll
       for (int i = 0; i < 8; ++i) {

@@ -33,7 +33,10 @@ struct KronTile {
   static constexpr int kRightBytes = kRight / 64 * kRightPanel;
   static constexpr int kLeftBytes = (kLeft + 63) / 64 * kLeftPanel;
   static constexpr int kXBytes = kRight / 64 * kLeftPanel;
-  static constexpr int kRowsPerLoad = 16;   // of X, when each thread has 16 bytes
+  static constexpr int kRowsPerLoad = 16;  // of X, when each thread has 16 bytes
+  // 16 bytes of X, and as many of what it is multiplied by, that a thread has on their way
+  // together: more would not fit beside the accumulators.
+  static constexpr int kLoadsAtOnce = kLeft <= 64 ? 4 : 3;
   static constexpr int kRowsPerStore = 32;  // when each thread has 16 codes
   static constexpr int kSharedBytes = 1024 + kRightBytes + kLeftBytes + kXBytes;
 };
@@ -139,7 +142,8 @@ __global__ void __launch_bounds__(KronTile<kLeft, kRight>::kThreads,
     StoreShared(PanelAddress(x, Tile::kLeftPanel, i / (kRight / 8), i % (kRight / 8)), uint4{});
   }
   CopyAsyncCommit();
-  WaitForPredecessor();  // the matrices, alone, are not its work
+  PrefetchNorm(args);
+  WaitForPredecessor();  // the matrices and the norm's weights, alone, are not its work
   const float top = static_cast<float>((1 << (args.bits - 1)) - 1);
   // A thread's places: the same chunk of every 16th row of X, the same pair of chunks of
   // every 32nd row of codes. These are multiples of eight, so the swizzle stays.
@@ -154,23 +158,28 @@ __global__ void __launch_bounds__(KronTile<kLeft, kRight>::kThreads,
     {
       const SiteInput<T> input(args, token);
       constexpr int kLoads = kLeft / Tile::kRowsPerLoad;
-      uint4 loaded[kLoads];
+      const auto inside = [&](int i) {
+        return i < kLoads && in_row + i * Tile::kRowsPerLoad < rows;
+      };
 #pragma unroll
-      for (int i = 0; i < kLoads; ++i) {
-        if (in_row + i * Tile::kRowsPerLoad < rows) {
-          loaded[i] = input.Load(threadIdx.x * 8 + i * Tile::kThreads * 8);
-        }
-      }
+      for (int first = 0; first < kLoads; first += Tile::kLoadsAtOnce) {
+        typename SiteInput<T>::Loaded loaded[Tile::kLoadsAtOnce];
 #pragma unroll
-      for (int i = 0; i < kLoads; ++i) {
-        if (in_row + i * Tile::kRowsPerLoad >= rows) continue;
-        uint4 word = loaded[i];
-        if (input.kind != CudaSiteInput::kPlain) {
-          float v[8];
-          input.Finish(loaded[i], threadIdx.x * 8 + i * Tile::kThreads * 8, v, mine.square_sum);
-          word = Pack8<T>(v);
+        for (int i = 0; i < Tile::kLoadsAtOnce; ++i) {
+          if (!inside(first + i)) continue;
+          loaded[i] = input.Load(threadIdx.x * 8 + (first + i) * Tile::kThreads * 8);
         }
-        StoreShared(in_address + i * Tile::kRowsPerLoad * 128, word);
+#pragma unroll
+        for (int i = 0; i < Tile::kLoadsAtOnce; ++i) {
+          if (!inside(first + i)) continue;
+          uint4 word = loaded[i].x;
+          if (input.kind != CudaSiteInput::kPlain) {
+            float v[8];
+            input.Finish(loaded[i], v, mine.square_sum);
+            word = Pack8<T>(v);
+          }
+          StoreShared(in_address + (first + i) * Tile::kRowsPerLoad * 128, word);
+        }
       }
     }
     PrefetchToken<T>(args, token + gridDim.x);

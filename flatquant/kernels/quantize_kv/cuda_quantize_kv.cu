@@ -1,5 +1,7 @@
 #include "flatquant/kernels/quantize_kv/cuda_quantize_kv.h"
 
+#include <type_traits>
+
 #include "flatquant/base/error.h"
 #include "flatquant/kernels/cuda/dependent_launch.cuh"
 #include "flatquant/kernels/cuda/device.cuh"
@@ -25,14 +27,26 @@ struct Shared {
   alignas(16) float sin[kTokens * kAngleStride];
 };
 
+// With the transform of the CTA's heads, which are all of Q, of K or of V.
+template <int kDim>
+struct SharedWithTransform : Shared<kDim> {
+  static constexpr int kFragments = kDim * kDim / 8;
+  uint4 transform[kFragments];
+};
+
+// Up to so many tokens a CTA has its transform in shared memory before its turn comes. With
+// more there are more CTAs than places, and the caches' copy serves those of a multiprocessor.
+constexpr int64_t kMostHeldTokens = 128;
+
 // A warp holds its 16 vectors: v[j][2 h + i] is token g + 8 h, element 8 j + 2 c + i, which
 // is how mma.sync takes its first operand and gives its result.
 template <int kDim>
 using Vectors = float[kDim / 8][4];
 
 struct Rows {
-  int64_t token[2];  // of rows g and g + 8
-  bool inside[2];
+  bool inside[2];   // rows g and g + 8
+  int64_t slot[2];  // of their tokens
+  int64_t position[2];
 };
 
 __device__ uint32_t SharedAt(const void* pointer) {
@@ -143,9 +157,9 @@ __device__ void Rotate(const Shared<kDim>& shared, Vectors<kDim>& v) {
 }
 
 // v = v P, operands rounded to T.
-template <typename T, int kDim>
-__device__ void Transform(const void* packed, Vectors<kDim>& v) {
-  const uint4* fragments = static_cast<const uint4*>(packed) + threadIdx.x % 32;
+template <typename T, int kDim, bool kHeld>
+__device__ void Transform(const uint4* packed, Vectors<kDim>& v) {
+  const uint4* fragments = packed + threadIdx.x % 32;
   uint32_t a[kDim / 16][4];
 #pragma unroll
   for (int s = 0; s < kDim / 16; ++s) {
@@ -160,7 +174,8 @@ __device__ void Transform(const void* packed, Vectors<kDim>& v) {
     float d[4] = {};
 #pragma unroll
     for (int s = 0; s < kDim / 32; ++s) {
-      const uint4 b = __ldg(fragments + (j * (kDim / 32) + s) * 32);
+      const uint4* at = fragments + (j * (kDim / 32) + s) * 32;
+      const uint4 b = kHeld ? *at : __ldg(at);
       cuda::Mma16<T>(d, a[2 * s], b.x, b.y);
       cuda::Mma16<T>(d, a[2 * s + 1], b.z, b.w);
     }
@@ -180,14 +195,14 @@ __device__ uint32_t TransposeBytes(uint32_t word) {
 }
 
 // The number of a row's vector in a plane.
-__device__ int64_t VectorAt(const CudaQuantizeKvArgs& args, int64_t token, const CudaKvPlane& plane,
-                            int64_t head) {
-  return (args.slots[token] * plane.heads + head) * plane.capacity + args.positions[token];
+__device__ int64_t VectorAt(const CudaKvPlane& plane, int64_t slot, int64_t head,
+                            int64_t position) {
+  return (slot * plane.heads + head) * plane.capacity + position;
 }
 
 template <int kDim>
-__device__ void Quantize(const CudaQuantizeKvArgs& args, const Rows& rows, const CudaKvPlane& plane,
-                         KronClip clip, int64_t head, const Vectors<kDim>& v) {
+__device__ void Quantize(const Rows& rows, const CudaKvPlane& plane, KronClip clip, int64_t head,
+                         const Vectors<kDim>& v) {
   const int c = threadIdx.x % 4;
   const float top = static_cast<float>((1 << plane.bits) - 1);
 #pragma unroll
@@ -223,7 +238,7 @@ __device__ void Quantize(const CudaQuantizeKvArgs& args, const Rows& rows, const
       words[q] = TransposeBytes(bytes);
     }
     if (!rows.inside[h]) continue;
-    const int64_t index = VectorAt(args, rows.token[h], plane, head);
+    const int64_t index = VectorAt(plane, rows.slot[h], head, rows.position[h]);
     uint32_t* out = reinterpret_cast<uint32_t*>(plane.data + index * (kDim / 2));
 #pragma unroll
     for (int q = 0; q < kDim / 32; ++q) out[4 * q + c] = words[q];
@@ -260,53 +275,95 @@ __device__ void Store(const CudaQuantizeKvArgs& args, int64_t first, const Vecto
   }
 }
 
-// blockIdx.y: four heads of Q, K or V, in their order in qkv.
-template <typename T, int kDim>
+enum class Kind { kQuery, kKey, kValue };
+
+constexpr int64_t HeadBlocks(int64_t heads) { return (heads + kWarps - 1) / kWarps; }
+
+// blockIdx.y: four heads of Q, K or V, in this order.
+template <typename T, int kDim, bool kHeld>
 __global__ void __launch_bounds__(kWarps * 32)
     QuantizeKvKernel(const __grid_constant__ CudaQuantizeKvArgs args) {
-  __shared__ Shared<kDim> shared;
+  using Memory = std::conditional_t<kHeld, SharedWithTransform<kDim>, Shared<kDim>>;
+  extern __shared__ __align__(256) uint8_t memory[];
+  Memory& shared = *reinterpret_cast<Memory*>(memory);
   cuda::LetSuccessorStart();
-  cuda::WaitForPredecessor();
   const int warp = threadIdx.x / 32;
   const int64_t first = blockIdx.x * int64_t{kTokens};
-  const int64_t head = blockIdx.y * int64_t{kWarps} + warp;
-  const bool works = head < args.heads + 2 * args.k.heads;
+  const int64_t q_blocks = HeadBlocks(args.heads);
+  const int64_t kv_blocks = HeadBlocks(args.k.heads);
+  const Kind kind = blockIdx.y < q_blocks               ? Kind::kQuery
+                    : blockIdx.y < q_blocks + kv_blocks ? Kind::kKey
+                                                        : Kind::kValue;
+  const int64_t heads = kind == Kind::kQuery ? args.heads : args.k.heads;
+  const int64_t before = kind == Kind::kQuery ? 0
+                         : kind == Kind::kKey ? q_blocks
+                                              : q_blocks + kv_blocks;
+  const int64_t head = (blockIdx.y - before) * kWarps + warp;
+  const int64_t head0 = kind == Kind::kQuery ? 0
+                        : kind == Kind::kKey ? args.heads
+                                             : args.heads + args.k.heads;
+  const bool rotates = kind != Kind::kValue && args.cos != nullptr;
+  const uint4* transform = static_cast<const uint4*>(kind == Kind::kQuery ? args.q_transform
+                                                     : kind == Kind::kKey ? args.k_transform
+                                                                          : nullptr);
+  // What is not the predecessor's work: all but the vectors.
+  if constexpr (kHeld) {
+    if (transform != nullptr) {
+      for (int i = threadIdx.x; i < Memory::kFragments; i += kWarps * 32) {
+        cuda::CopyAsync16(SharedAt(shared.transform + i), transform + i, 16);
+      }
+      transform = shared.transform;
+    }
+  }
+  if (rotates) RequestAngles<kDim>(args, first, shared);
+  Rows rows;
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    const int64_t token = first + threadIdx.x % 32 / 4 + 8 * h;
+    rows.inside[h] = token < args.tokens;
+    rows.slot[h] = rows.inside[h] ? args.slots[token] : 0;
+    rows.position[h] = rows.inside[h] ? args.positions[token] : 0;
+  }
+  cuda::WaitForPredecessor();
   uint8_t* vectors = shared.vectors[warp];
-  if (works) RequestVectors<T, kDim>(args, first, head, vectors);
-  if (args.cos != nullptr) RequestAngles<kDim>(args, first, shared);
+  if (head < heads) RequestVectors<T, kDim>(args, first, head0 + head, vectors);
   cuda::CopyAsyncCommit();
   cuda::CopyAsyncWait<0>();
   __syncthreads();
-  if (!works) return;
-  Rows rows;
-  for (int h = 0; h < 2; ++h) {
-    rows.token[h] = first + threadIdx.x % 32 / 4 + 8 * h;
-    rows.inside[h] = rows.token[h] < args.tokens;
-  }
-  const bool is_q = head < args.heads;
-  const bool is_v = head >= args.heads + args.k.heads;
+  if (head >= heads) return;
   Vectors<kDim> v;
   Load<T, kDim>(vectors, v);
-  const void* norm = is_q ? args.q_norm : is_v ? nullptr : args.k_norm;
+  const void* norm = kind == Kind::kQuery ? args.q_norm
+                     : kind == Kind::kKey ? args.k_norm
+                                          : nullptr;
   if (norm != nullptr) Norm<T, kDim>(norm, args.norm_eps, v);
-  if (!is_v && args.cos != nullptr) Rotate<kDim>(shared, v);
-  const void* transform = is_q ? args.q_transform : is_v ? nullptr : args.k_transform;
-  if (transform != nullptr) Transform<T, kDim>(transform, v);
-  if (is_q) {
+  if (rotates) Rotate<kDim>(shared, v);
+  if (transform != nullptr) Transform<T, kDim, kHeld>(transform, v);
+  if (kind == Kind::kQuery) {
     Store<T, kDim>(args, first, v, vectors, [&](int64_t token) {
       return static_cast<T*>(args.q) + (token * args.heads + head) * kDim;
     });
     return;
   }
-  const CudaKvPlane& plane = is_v ? args.v : args.k;
-  const int64_t kv_head = head - args.heads - (is_v ? plane.heads : 0);
+  const CudaKvPlane& plane = kind == Kind::kKey ? args.k : args.v;
   if (plane.packed()) {
-    Quantize<kDim>(args, rows, plane, is_v ? args.v_clip : args.k_clip, kv_head, v);
+    Quantize<kDim>(rows, plane, kind == Kind::kKey ? args.k_clip : args.v_clip, head, v);
   } else {
     Store<T, kDim>(args, first, v, vectors, [&](int64_t token) {
-      return reinterpret_cast<T*>(plane.data) + VectorAt(args, token, plane, kv_head) * kDim;
+      return reinterpret_cast<T*>(plane.data) +
+             VectorAt(plane, args.slots[token], head, args.positions[token]) * kDim;
     });
   }
+}
+
+template <typename T, int kDim, bool kHeld>
+void Launch(const CudaQuantizeKvArgs& args, CudaStream stream) {
+  using Memory = std::conditional_t<kHeld, SharedWithTransform<kDim>, Shared<kDim>>;
+  const dim3 grid(static_cast<unsigned>(CeilDiv(args.tokens, kTokens)),
+                  static_cast<unsigned>(HeadBlocks(args.heads) + 2 * HeadBlocks(args.k.heads)));
+  const auto kernel = QuantizeKvKernel<T, kDim, kHeld>;
+  AllowSharedMemory(kernel, sizeof(Memory));
+  LaunchDependent(kernel, grid, kWarps * 32, sizeof(Memory), stream, args);
 }
 
 // Fragments of P^T as mma.sync's second operand: for eight columns j and 32 rows s, lane
@@ -340,12 +397,15 @@ void CudaQuantizeKv(const CudaQuantizeKvArgs& args, CudaStream stream) {
   }
   FLATQUANT_CHECK(args.k.heads == args.v.heads && args.qkv_stride % 8 == 0);
   if (args.tokens == 0) return;
-  const dim3 grid(static_cast<unsigned>(CeilDiv(args.tokens, kTokens)),
-                  static_cast<unsigned>(CeilDiv(args.heads + 2 * args.k.heads, kWarps)));
   cuda::ForHeadDim(args.k.head_dim, [&](auto dim) {
     cuda::ForElement(args.dtype, [&](auto element) {
-      LaunchDependent(QuantizeKvKernel<decltype(element), decltype(dim)::value>, grid, kWarps * 32,
-                      0, stream, args);
+      using T = decltype(element);
+      constexpr int kDim = decltype(dim)::value;
+      if (args.tokens <= kMostHeldTokens) {
+        Launch<T, kDim, true>(args, stream);
+      } else {
+        Launch<T, kDim, false>(args, stream);
+      }
     });
   });
   CheckCudaLaunch("CudaQuantizeKv");

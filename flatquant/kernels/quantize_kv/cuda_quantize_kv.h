@@ -29,6 +29,8 @@ struct CudaKvPlane {
 // What follows the q, k and v projections, in one kernel: RMSNorm and rotary embedding of
 // each head of Q and K (store_heads.h), the transforms of both (x P, P of [head_dim, head_dim]),
 // and K and V into the cache as quantize_kv.h says. Q, transformed, goes to `q`.
+// Positions, slots, angles and transforms may be read before the kernel's predecessor on the
+// stream has ended (cuda/dependent_launch.cuh).
 struct CudaQuantizeKvArgs {
   DType dtype = DType::kF16;  // of qkv and q: kF16 or kBF16
   // [tokens, qkv_stride], 16-byte aligned: heads of Q, then K's, then V's
