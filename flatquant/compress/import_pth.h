@@ -33,10 +33,11 @@ class LearnedParameters {
   static LearnedParameters Open(const std::filesystem::path& file, const ModelConfig& config,
                                 at::Device device);
 
-  // The parameters of one block, nothing trainable.
-  const BlockParameters& Block(int64_t layer) const {
+  // The parameters of one block, nothing trainable; they live as long as this.
+  const BlockParameters& Block(int64_t layer) const& {
     return blocks_.at(static_cast<size_t>(layer));
   }
+  const BlockParameters& Block(int64_t layer) const&& = delete;
 
  private:
   std::vector<BlockParameters> blocks_;

@@ -155,7 +155,8 @@ TEST_F(ImportTest, PartsThatNoLayerHasAreLeftOut) {
              entry.first.find("clip_factor_w") != std::string::npos;
     });
   }
-  const BlockParameters& block = LearnedParameters::Open(WritePth(layers_), config_, kCpu).Block(0);
+  const auto parameters = LearnedParameters::Open(WritePth(layers_), config_, kCpu);
+  const BlockParameters& block = parameters.Block(0);
   EXPECT_TRUE(block.key.is_identity());
   EXPECT_FALSE(block.site(Site::kAttnIn).diagonal.defined());
   EXPECT_FALSE(block.weight_clips[0].max.defined());
