@@ -109,6 +109,7 @@ struct Warp {
   uint32_t q[kDim / 16][2];  // second operands: head g
   float factor[2];           // of scores, on log2's scale: this lane's heads
   float y[kDim / 16][4] = {};
+  uint32_t unit = decltype(B::v)::kFirstUnit;  // of y, a power of two, as a float's bits
   float top[2] = {-INFINITY, -INFINITY};
   float sum[2] = {0, 0};  // of this lane's positions
 
@@ -187,14 +188,17 @@ struct Warp {
       shrink[i] = cuda::Exp2(top[i] - base[i]);
       top[i] = new_top;
     }
-    if (__any_sync(~0u, shrink[0] != 1.0f || shrink[1] != 1.0f)) {  // soon tops no longer grow
+    const float unit_shrink = block.v.GrowUnit(unit);
+    // Soon neither tops nor the unit grow any more.
+    if (__any_sync(~0u, shrink[0] != 1.0f || shrink[1] != 1.0f || unit_shrink != 1.0f)) {
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         sum[i] *= shrink[i];
+        const float y_shrink = shrink[i] * unit_shrink;
 #pragma unroll
         for (int m = 0; m < kDim / 16; ++m) {
-          y[m][i] *= shrink[i];
-          y[m][2 + i] *= shrink[i];
+          y[m][i] *= y_shrink;
+          y[m][2 + i] *= y_shrink;
         }
       }
     }
@@ -206,7 +210,7 @@ struct Warp {
         weight[i] = cuda::Exp2(score[u][i] - base[i % 2]);
         sum[i % 2] += weight[i];
       }
-      block.v.AddValues(u, weight, y);
+      block.v.AddValues(u, weight, unit, y);
     }
   }
 };
@@ -279,7 +283,8 @@ __global__ void __launch_bounds__(kWarps * 32, Block<T, kDim, kPackedK, kPackedV
     for (int m = 0; m < kDim / 16; ++m) {
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        merge.y[warp][row][decltype(B::v)::OutputElement(m, h, g)] = state.y[m][2 * h + i];
+        merge.y[warp][row][decltype(B::v)::OutputElement(m, h, g)] =
+            state.y[m][2 * h + i] * __uint_as_float(state.unit);
       }
     }
   }

@@ -52,6 +52,9 @@ struct PackedPlane {
   static constexpr int kKeyWords = kDim / 32;    // a lane's share of a K vector
   static constexpr int kValueWords = kDim / 64;  // a lane's share of a V vector
   static constexpr int kPairStep = 4;
+  // Units whose inverses are normal numbers too.
+  static constexpr uint32_t kFirstUnit = 1u << 23;
+  static constexpr uint32_t kLargestUnit = 253u << 23;
 
   alignas(16) uint8_t data[kPositions * kRow];  // position p at Row(p)
   float scale[kPositions];
@@ -123,17 +126,28 @@ struct PackedPlane {
     }
   }
 
-  // Weights times V's scales span more than half's range; bfloat16 holds them, and q - zero
-  // exactly.
-  __device__ void AddValues(int u, const float (&weight)[4], float (&y)[kDim / 16][4]) const {
-    using Wide = __nv_bfloat16;
+  // Weights are at most 1; times V's scales they fit into half in a unit, a power of two, that
+  // the largest scale so far is less than twice of. What is 2^24 times smaller is lost, as it
+  // would be in the sum. `unit`: its bits as a float.
+  __device__ float GrowUnit(uint32_t& unit) const {
+    const uint32_t own = __float_as_uint(scale[threadIdx.x % kPositions]);
+    const uint32_t largest = __reduce_max_sync(~0u, own) & 0x7f800000u;
+    if (largest <= unit) return 1.0f;
+    const uint32_t before = unit;
+    unit = min(largest, kLargestUnit);
+    return __uint_as_float((127u << 23) + before > unit ? (127u << 23) + before - unit : 0u);
+  }
+
+  __device__ void AddValues(int u, const float (&weight)[4], uint32_t unit,
+                            float (&y)[kDim / 16][4]) const {
     const int g = threadIdx.x % 32 / 4;
+    const float inverse = __uint_as_float((254u << 23) - unit);
     uint32_t p[2];
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      const float v_scale = scale[16 * u + 8 * h + g];
+      const float v_scale = scale[16 * u + 8 * h + g] * inverse;
       p[h] = TransposeMatrix(
-          Element<Wide>::Pack(weight[2 * h] * v_scale, weight[2 * h + 1] * v_scale));
+          Element<__half>::Pack(weight[2 * h] * v_scale, weight[2 * h + 1] * v_scale));
     }
     const int first = 16 * u + threadIdx.x % 4 * 2;
     uint32_t value[4][kValueWords];  // of positions first + {0, 1, 8, 9}
@@ -141,8 +155,8 @@ struct PackedPlane {
     for (int i = 0; i < 4; ++i) {
       LoadWords(data + Row(first + i / 2 * 8 + i % 2) * kRow + g * (kRow / 8), value[i]);
     }
-    const auto zero0 = NibbleFloat<Wide>::MakeZeros(zero[first], zero[first + 1]);
-    const auto zero1 = NibbleFloat<Wide>::MakeZeros(zero[first + 8], zero[first + 9]);
+    const auto zero0 = NibbleFloat<__half>::MakeZeros(zero[first], zero[first + 1]);
+    const auto zero1 = NibbleFloat<__half>::MakeZeros(zero[first + 8], zero[first + 9]);
 #pragma unroll
     for (int w = 0; w < kValueWords; ++w) {
 #pragma unroll
@@ -151,12 +165,12 @@ struct PackedPlane {
         const int select = half == 0 ? 0x5410 : 0x7632;
         uint32_t low[4];
         uint32_t high[4];
-        NibbleFloat<Wide>::Widen(__byte_perm(value[0][w], value[1][w], select), zero0, low);
-        NibbleFloat<Wide>::Widen(__byte_perm(value[2][w], value[3][w], select), zero1, high);
+        NibbleFloat<__half>::Widen(__byte_perm(value[0][w], value[1][w], select), zero0, low);
+        NibbleFloat<__half>::Widen(__byte_perm(value[2][w], value[3][w], select), zero1, high);
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           const uint32_t a[4] = {low[2 * i], low[2 * i + 1], high[2 * i], high[2 * i + 1]};
-          Mma16<Wide>(y[4 * w + 2 * half + i], a, p[0], p[1]);
+          Mma16<__half>(y[4 * w + 2 * half + i], a, p[0], p[1]);
         }
       }
     }
@@ -168,6 +182,7 @@ template <typename T, int kDim, int kPositions>
 struct WidePlane {
   using Query = T;
   static constexpr int kPairStep = 1;
+  static constexpr uint32_t kFirstUnit = 127u << 23;  // and last: 1
 
   alignas(256) uint8_t data[kPositions * kDim * 2];
 
@@ -207,7 +222,10 @@ struct WidePlane {
     }
   }
 
-  __device__ void AddValues(int u, const float (&weight)[4], float (&y)[kDim / 16][4]) const {
+  __device__ float GrowUnit(uint32_t& /*unit*/) const { return 1.0f; }
+
+  __device__ void AddValues(int u, const float (&weight)[4], uint32_t /*unit*/,
+                            float (&y)[kDim / 16][4]) const {
     const uint32_t from =
         static_cast<uint32_t>(__cvta_generic_to_shared(data)) + ByRows<kDim>(threadIdx.x % 32);
     uint32_t p[2];
