@@ -46,25 +46,60 @@ __device__ inline void LetSuccessorStart() {
 
 }  // namespace cuda
 
-// Every kernel asks for the same division of a multiprocessor's memory between L1 and shared
-// memory: only an empty multiprocessor can change it, so kernels that asked for different ones
-// would not run side by side, however small they are.
-template <typename... Params, typename... Args>
-void LaunchDependent(void (*kernel)(Params...), dim3 grid, unsigned threads, size_t shared_bytes,
-                     cudaStream_t stream, Args&&... args) {
+inline cudaLaunchAttribute ClusterOf(unsigned ctas) {
   cudaLaunchAttribute attribute = {};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
+  attribute.id = cudaLaunchAttributeClusterDimension;
+  attribute.val.clusterDim = {ctas, 1, 1};
+  return attribute;
+}
+
+// LaunchDependent of a kernel whose clusters get their size at launch; `ctas` 0 leaves the size
+// to the kernel. The grid's x is a multiple of it.
+template <typename... Params, typename... Args>
+void LaunchDependentClusters(void (*kernel)(Params...), dim3 grid, unsigned ctas, unsigned threads,
+                             size_t shared_bytes, cudaStream_t stream, Args&&... args) {
+  cudaLaunchAttribute attributes[2] = {};
   cudaLaunchConfig_t config = {};
   config.gridDim = grid;
   config.blockDim = dim3(threads);
   config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = CurrentCudaDevice().sm_version >= 90 ? 1 : 0;
+  config.attrs = attributes;
+  if (CurrentCudaDevice().sm_version >= 90) {
+    cudaLaunchAttribute& early = attributes[config.numAttrs++];
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (ctas > 0) attributes[config.numAttrs++] = ClusterOf(ctas);
+  // Every kernel asks for the same division of a multiprocessor's memory between L1 and shared
+  // memory: only an empty multiprocessor can change it, so kernels that asked for different
+  // ones would not run side by side, however small they are.
   FLATQUANT_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
                                       cudaSharedmemCarveoutMaxShared));
   FLATQUANT_CUDA(cudaLaunchKernelEx(&config, kernel, std::forward<Args>(args)...));
+}
+
+template <typename... Params, typename... Args>
+void LaunchDependent(void (*kernel)(Params...), dim3 grid, unsigned threads, size_t shared_bytes,
+                     cudaStream_t stream, Args&&... args) {
+  LaunchDependentClusters(kernel, grid, 0, threads, shared_bytes, stream,
+                          std::forward<Args>(args)...);
+}
+
+// Clusters of `ctas` that the empty device runs at once. Takes some microseconds: ask once.
+template <typename... Params>
+int MostActiveClusters(void (*kernel)(Params...), unsigned ctas, unsigned threads,
+                       size_t shared_bytes) {
+  cudaLaunchAttribute cluster = ClusterOf(ctas);
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(ctas);
+  config.blockDim = dim3(threads);
+  config.dynamicSmemBytes = shared_bytes;
+  config.attrs = &cluster;
+  config.numAttrs = 1;
+  int clusters = 0;
+  FLATQUANT_CUDA(cudaOccupancyMaxActiveClusters(&clusters, kernel, &config));
+  return clusters;
 }
 
 }  // namespace flatquant

@@ -81,7 +81,7 @@ TEST(DependentLaunchTest, SitesAndLinearsGiveWhatTheyGiveOneByOne) {
   FLATQUANT_NEEDS_CUDA();
   constexpr int64_t kLeft = 16, kRight = 64, kWidth = kLeft * kRight;
   constexpr int kLayers = 6, kReplays = 2;
-  for (const int64_t tokens : {1, 5, 40}) {
+  for (const int64_t tokens : {1, 5, 16, 40}) {
     SCOPED_TRACE(tokens);
     Rng rng(static_cast<uint64_t>(tokens));
     const DeviceBuffer<float> left(

@@ -17,10 +17,11 @@ namespace flatquant::cuda {
 
 // clang-format off
 #define FQ_D4(c, i) c(d[i]), c(d[i + 1]), c(d[i + 2]), c(d[i + 3])
-#define FQ_D16(c, i) FQ_D4(c, i), FQ_D4(c, i + 4), FQ_D4(c, i + 8), FQ_D4(c, i + 12)
+#define FQ_D8(c, i) FQ_D4(c, i), FQ_D4(c, i + 4)
+#define FQ_D16(c, i) FQ_D8(c, i), FQ_D8(c, i + 8)
 #define FQ_D32(c, i) FQ_D16(c, i), FQ_D16(c, i + 16)
 #define FQ_D48(c, i) FQ_D32(c, i), FQ_D16(c, i + 32)
-#define FQ_D56(c, i) FQ_D48(c, i), FQ_D4(c, i + 48), FQ_D4(c, i + 52)
+#define FQ_D56(c, i) FQ_D48(c, i), FQ_D8(c, i + 48)
 #define FQ_D64(c, i) FQ_D32(c, i), FQ_D32(c, i + 32)
 #define FQ_D128(c, i) FQ_D64(c, i), FQ_D64(c, i + 64)
 #define FQ_R "+r"
@@ -53,6 +54,26 @@ template <> struct WgmmaInt8<64> {
         "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
         "}, {%32,%33,%34,%35}, %36, p;\n}"
         : FQ_D32(FQ_R, 0) : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(b), "r"(accumulate));
+  }
+};
+
+template <> struct WgmmaInt8<32> {
+  static __device__ void Run(int32_t (&d)[16], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint64_t b, int accumulate) {
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %21, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n32k32.s32.s8.s8 {"
+        "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15"
+        "}, {%16,%17,%18,%19}, %20, p;\n}"
+        : FQ_D16(FQ_R, 0) : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(b), "r"(accumulate));
+  }
+};
+
+template <> struct WgmmaInt8<16> {
+  static __device__ void Run(int32_t (&d)[8], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint64_t b, int accumulate) {
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %13, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n16k32.s32.s8.s8 {"
+        "%0,%1,%2,%3,%4,%5,%6,%7"
+        "}, {%8,%9,%10,%11}, %12, p;\n}"
+        : FQ_D8(FQ_R, 0) : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(b), "r"(accumulate));
   }
 };
 

@@ -56,7 +56,7 @@ void Many(cuda_bench::Report& report) {
 }
 
 void Some(cuda_bench::Report& report) {
-  for (const int64_t tokens : {16, 32, 64, 128, 256}) {
+  for (const int64_t tokens : {64, 128, 256}) {
     for (const auto& [rows, cols] : std::vector<std::pair<int64_t, int64_t>>{
              {4096, 4096}, {12288, 4096}, {22016, 4096}, {4096, 11008}}) {
       const Shape shape = {tokens, rows, cols};
@@ -70,13 +70,14 @@ void Some(cuda_bench::Report& report) {
 }
 
 void Few(cuda_bench::Report& report) {
-  for (const int64_t tokens : {1, 4, 8, 16, 32, 64}) {
+  for (const int64_t tokens : {1, 2, 4, 8, 16, 32}) {
     for (const auto& [rows, cols] : std::vector<std::pair<int64_t, int64_t>>{
              {4096, 4096}, {12288, 4096}, {22016, 4096}, {4096, 11008}, {8192, 28672}}) {
       const Shape shape = {tokens, rows, cols};
       // Weights, activations, results: each once.
       const double bytes =
           static_cast<double>(rows * cols) / 2 + 4.0 * rows + tokens * (cols + 2.0 * rows);
+      report.Bytes("gemm_int", Name(shape), Seconds(shape, CudaGemmInt, 30, 0), bytes);
       report.Bytes("gemm_int mma", Name(shape), Seconds(shape, cuda::GemmIntMma, 30, 0), bytes);
     }
   }
@@ -105,7 +106,7 @@ void Head(cuda_bench::Report& report) {
 
 const cuda_bench::Registration kMany("gemm_int wgmma", Many);
 const cuda_bench::Registration kSome("gemm_int split", Some);
-const cuda_bench::Registration kFew("gemm_int mma", Few);
+const cuda_bench::Registration kFew("gemm_int few tokens", Few);
 const cuda_bench::Registration kHead("gemm_int8", Head);
 
 }  // namespace

@@ -7,13 +7,20 @@
 namespace flatquant {
 namespace {
 
-// Which kernel on sm_90, from measurements on an H200: GemmIntMma as long as the weights'
-// bytes bound it; GemmIntSplit where GemmIntWgmma's tiles of 256 x 256 would leave most
-// multiprocessors without work.
+// Which kernel on sm_90. Microseconds on an H200 for a decode step's 128 linears (hidden size
+// 4096) with short kernels between them:
+//
+//   tokens   GemmIntMma   GemmIntFlow   GemmIntSplit
+//        1         1901          1618           1699
+//        8         2292          1733           1748
+//       16         2414             -           1806
+//
+// More are bound by their products: GemmIntSplit where GemmIntWgmma's tiles of 256 x 256 would
+// leave most multiprocessors without work.
 void RunHopper(const CudaGemmIntArgs& args, CudaStream stream) {
   const int64_t tiles = CeilDiv(args.weights.rows, 256) * CeilDiv(args.tokens, 256);
-  if (args.tokens <= 16) {
-    cuda::GemmIntMma(args, stream);
+  if (args.tokens <= 8) {
+    (cuda::GemmIntFlowTakes(args) ? cuda::GemmIntFlow : cuda::GemmIntMma)(args, stream);
   } else if (args.tokens <= 128 || (args.tokens <= 256 && tiles < 32)) {
     cuda::GemmIntSplit(args, stream);
   } else {

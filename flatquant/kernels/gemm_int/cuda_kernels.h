@@ -17,7 +17,12 @@ inline constexpr int kGemmIntTileBytes = 8 * kGemmIntBlockBytes;
 // tokens, straight from memory into tensor-core fragments.
 void GemmIntMma(const CudaGemmIntArgs& args, CudaStream stream);
 
-// sm_90a, made for some tokens: tiles share out their columns.
+// sm_90a, made for up to 8 tokens: one wave of CTAs, each a continuous flow of weights. Takes
+// what activations and sums leave room for in shared memory.
+bool GemmIntFlowTakes(const CudaGemmIntArgs& args);
+void GemmIntFlow(const CudaGemmIntArgs& args, CudaStream stream);
+
+// sm_90a, made for some tokens: the CTAs of a cluster share out their tile's columns.
 void GemmIntSplit(const CudaGemmIntArgs& args, CudaStream stream);
 
 // sm_90a, made for many tokens.

@@ -3,114 +3,48 @@
 #include <cmath>
 #include <cstring>
 
-#include "flatquant/kernels/cuda/element.cuh"
 #include "flatquant/kernels/cuda/testing.cuh"
 #include "flatquant/kernels/gemm_int/cuda_gemm_int.h"
 #include "flatquant/kernels/gemm_int/cuda_kernels.h"
+#include "flatquant/kernels/gemm_int/cuda_problem.cuh"
 
 namespace flatquant {
 namespace {
 
+using cuda_testing::GemmIntProblem;
+using cuda_testing::GemmIntSize;
 using cuda_testing::Host;
 using cuda_testing::RandomSize;
 
-struct Case {
-  int64_t tokens, rows, cols, act_stride, y_stride;
-  std::vector<int8_t> act, weight;
-  std::vector<float> act_scale, scale, bias;
-  bool has_bias, has_residual;
-};
+using Kernel = void (*)(const CudaGemmIntArgs&, CudaStream);
 
-Case RandomCase(Rng& rng, int64_t max_tokens) {
-  Case c;
-  c.tokens = RandomSize(rng, max_tokens);
-  c.rows = RandomSize(rng, 700);
-  c.cols = RandomSize(rng, 1100);
-  c.act_stride = RoundUpTo(c.cols, 64) + 64 * static_cast<int64_t>(rng.Below(2));
-  c.y_stride = RoundUpTo(c.rows, 8) + 8 * static_cast<int64_t>(rng.Below(2));
-  c.has_bias = rng.Below(2) == 0;
-  c.has_residual = rng.Below(2) == 0;
-  // Codes of up to 8 bits now and then; the sums must be exact all the same.
-  const int64_t reach = rng.Below(4) == 0 ? 256 : 16;
-  c.act.assign(static_cast<size_t>(c.tokens * c.act_stride), 0);
-  for (int64_t i = 0; i < c.tokens; ++i) {
-    for (int64_t j = 0; j < c.cols; ++j) {
-      c.act[static_cast<size_t>(i * c.act_stride + j)] = static_cast<int8_t>(
-          static_cast<int64_t>(rng.Below(static_cast<uint64_t>(reach))) - reach / 2);
-    }
-  }
-  c.weight.resize(static_cast<size_t>(c.rows * c.cols));
-  for (int8_t& w : c.weight) w = static_cast<int8_t>(static_cast<int>(rng.Below(16)) - 8);
-  for (int64_t i = 0; i < c.tokens; ++i)
-    c.act_scale.push_back(0.01f + static_cast<float>(rng.Uniform()));
-  const int64_t padded = CudaGemmIntPaddedRows(c.rows);
-  for (int64_t i = 0; i < padded; ++i)
-    c.scale.push_back(0.001f + static_cast<float>(rng.Uniform()) / 50);
-  c.bias = cuda_testing::RandomFloats(rng, padded);
-  return c;
-}
-
-std::vector<uint8_t> Canonical(const Case& c) {
-  const int64_t row_bytes = (c.cols + 1) / 2;
-  std::vector<uint8_t> bytes(static_cast<size_t>(c.rows * row_bytes), 0);
-  for (int64_t r = 0; r < c.rows; ++r) {
-    for (int64_t k = 0; k < c.cols; ++k) {
-      bytes[static_cast<size_t>(r * row_bytes + k / 2)] |=
-          static_cast<uint8_t>((c.weight[static_cast<size_t>(r * c.cols + k)] & 15) << (k % 2 * 4));
-    }
-  }
-  return bytes;
+::testing::Message Text(const GemmIntSize& size) {
+  return ::testing::Message() << size.tokens << " tokens, " << size.rows << " rows, " << size.cols
+                              << " columns";
 }
 
 template <typename T>
-void RunCase(Rng& rng, int64_t max_tokens, void (*kernel)(const CudaGemmIntArgs&, CudaStream)) {
-  const Case c = RandomCase(rng, max_tokens);
-  SCOPED_TRACE(::testing::Message()
-               << c.tokens << " tokens, " << c.rows << " rows, " << c.cols << " columns");
-  const DeviceBuffer<uint8_t> canonical(Canonical(c));
-  DeviceBuffer<uint8_t> packed(static_cast<size_t>(CudaGemmIntPackedBytes(c.rows, c.cols)));
-  packed.Fill(0xff);
-  CudaPackGemmInt(canonical.get(), c.rows, c.cols, packed.get(), nullptr);
-  const DeviceBuffer<int8_t> act(c.act);
-  const DeviceBuffer<float> act_scale(c.act_scale);
-  const DeviceBuffer<float> scale(c.scale);
-  const DeviceBuffer<float> bias(c.bias);
-  // Poison: a NaN in every element, which padding must still hold afterwards.
-  std::vector<T> before(static_cast<size_t>(c.tokens * c.y_stride), Host<T>::From(NAN));
-  if (c.has_residual) {
-    before = cuda_testing::RandomElements<T>(rng, c.tokens * c.y_stride, 3.0);
-  }
-  const DeviceBuffer<T> y(before);
-  CudaGemmIntArgs args;
-  args.act = act.get();
-  args.act_stride = c.act_stride;
-  args.act_scale = act_scale.get();
-  args.tokens = c.tokens;
-  args.weights = {c.rows, c.cols, packed.get(), scale.get(), c.has_bias ? bias.get() : nullptr};
-  args.dtype = cuda::Element<T>::kDType;
-  args.residual = c.has_residual ? y.get() : nullptr;
-  args.y = y.get();
-  args.y_stride = c.y_stride;
-  kernel(args, nullptr);
-  const std::vector<T> after = y.Download();
-
+void ExpectFormula(Rng& rng, const GemmIntSize& size, Kernel kernel) {
+  SCOPED_TRACE(Text(size));
+  GemmIntProblem<T> c(rng, size);
+  const std::vector<T> after = c.Run(kernel);
   cuda_testing::Worst worst;
-  for (int64_t m = 0; m < c.tokens; ++m) {
+  for (int64_t m = 0; m < size.tokens; ++m) {
     for (int64_t r = 0; r < c.y_stride; ++r) {
       const size_t at = static_cast<size_t>(m * c.y_stride + r);
-      if (r >= RoundUpTo(c.rows, 8)) {
-        EXPECT_EQ(std::memcmp(&after[at], &before[at], sizeof(T)), 0) << "padding was written";
+      if (r >= RoundUpTo(size.rows, 8)) {
+        EXPECT_EQ(std::memcmp(&after[at], &c.before[at], sizeof(T)), 0) << "padding was written";
       }
-      if (r >= c.rows) continue;
+      if (r >= size.rows) continue;
       int64_t sum = 0;
-      for (int64_t k = 0; k < c.cols; ++k) {
+      for (int64_t k = 0; k < size.cols; ++k) {
         sum += c.act[static_cast<size_t>(m * c.act_stride + k)] *
-               c.weight[static_cast<size_t>(r * c.cols + k)];
+               c.weight[static_cast<size_t>(r * size.cols + k)];
       }
       const double product = static_cast<double>(sum) * c.act_scale[static_cast<size_t>(m)] *
                              c.scale[static_cast<size_t>(r)];
       const double bias_term = c.has_bias ? c.bias[static_cast<size_t>(r)] : 0;
-      const double residual = c.has_residual ? Host<T>::To(before[at]) : 0;
+      const double residual = c.has_residual ? Host<T>::To(c.before[at]) : 0;
       const double expected = product + bias_term + residual;
       // One rounding to T, four to float of terms no larger than these.
       const double tolerance =
@@ -122,78 +56,113 @@ void RunCase(Rng& rng, int64_t max_tokens, void (*kernel)(const CudaGemmIntArgs&
   worst.Check();
 }
 
-TEST(CudaGemmIntTest, MmaMatchesTheFormula) {
-  FLATQUANT_NEEDS_CUDA();
-  cuda_testing::ForEachCase(40, [](Rng& rng) {
+// Random sizes with up to this many tokens.
+void ExpectFormulaOften(uint64_t cases, int64_t max_tokens, Kernel kernel) {
+  cuda_testing::ForEachCase(cases, [&](Rng& rng) {
+    const GemmIntSize size = {RandomSize(rng, max_tokens), RandomSize(rng, 700),
+                              RandomSize(rng, 1100)};
     if (rng.Below(2) == 0) {
-      RunCase<__half>(rng, 70, cuda::GemmIntMma);
+      ExpectFormula<__half>(rng, size, kernel);
     } else {
-      RunCase<__nv_bfloat16>(rng, 70, cuda::GemmIntMma);
+      ExpectFormula<__nv_bfloat16>(rng, size, kernel);
     }
   });
 }
 
-TEST(CudaGemmIntTest, WgmmaMatchesTheFormula) {
-  FLATQUANT_NEEDS_HOPPER();
-  cuda_testing::ForEachCase(40, [](Rng& rng) {
-    if (rng.Below(2) == 0) {
-      RunCase<__half>(rng, 600, cuda::GemmIntWgmma);
-    } else {
-      RunCase<__nv_bfloat16>(rng, 600, cuda::GemmIntWgmma);
+// Bit by bit what GemmIntMma gives, results and padding, where the formula on a CPU would take
+// long.
+template <typename T>
+void ExpectMma(const GemmIntSize& size, Kernel kernel) {
+  SCOPED_TRACE(Text(size));
+  Rng rng(static_cast<uint64_t>(size.tokens + size.rows + size.cols));
+  GemmIntProblem<T> c(rng, size);
+  const std::vector<T> expected = c.Run(cuda::GemmIntMma);
+  const std::vector<T> actual = c.Run(kernel);
+  for (int64_t m = 0; m < size.tokens; ++m) {
+    for (int64_t r = 0; r < c.y_stride; ++r) {
+      // Free to be written.
+      if (r >= size.rows && r < RoundUpTo(size.rows, 8)) continue;
+      const size_t at = static_cast<size_t>(m * c.y_stride + r);
+      if (std::memcmp(&actual[at], &expected[at], sizeof(T)) == 0) continue;
+      FAIL() << "[" << m << ", " << r << "]: " << Host<T>::To(actual[at]) << " instead of "
+             << Host<T>::To(expected[at]);
     }
-  });
+  }
+}
+
+// Rows and columns around the borders of blocks of 16 rows, tiles of 128 and 256, chunks of 128
+// columns; fewer chunks than warps or CTAs of a cluster; many more than a ring holds.
+void ExpectMmaOnOddShapes(const std::vector<int64_t>& tokens, Kernel kernel) {
+  const std::pair<int64_t, int64_t> shapes[] = {
+      {1, 4}, {40, 130}, {257, 1000}, {1000, 4100}, {1000, 11008}, {4104, 1100}, {12300, 520}};
+  for (const int64_t m : tokens) {
+    for (const auto& [rows, cols] : shapes) {
+      ExpectMma<__half>({m, rows, cols}, kernel);
+      ExpectMma<__nv_bfloat16>({m, rows, cols}, kernel);
+    }
+  }
+}
+
+TEST(CudaGemmIntTest, MmaMatchesTheFormula) {
+  FLATQUANT_NEEDS_CUDA();
+  ExpectFormulaOften(40, 70, cuda::GemmIntMma);
+}
+
+TEST(CudaGemmIntTest, FlowMatchesTheFormula) {
+  FLATQUANT_NEEDS_HOPPER();
+  ExpectFormulaOften(40, 8, cuda::GemmIntFlow);
 }
 
 TEST(CudaGemmIntTest, SplitMatchesTheFormula) {
   FLATQUANT_NEEDS_HOPPER();
-  cuda_testing::ForEachCase(40, [](Rng& rng) {
-    if (rng.Below(2) == 0) {
-      RunCase<__half>(rng, 150, cuda::GemmIntSplit);
-    } else {
-      RunCase<__nv_bfloat16>(rng, 150, cuda::GemmIntSplit);
-    }
-  });
+  ExpectFormulaOften(60, 150, cuda::GemmIntSplit);
+}
+
+TEST(CudaGemmIntTest, WgmmaMatchesTheFormula) {
+  FLATQUANT_NEEDS_HOPPER();
+  ExpectFormulaOften(40, 600, cuda::GemmIntWgmma);
 }
 
 TEST(CudaGemmIntTest, DispatchTakesAnyNumberOfTokens) {
   FLATQUANT_NEEDS_CUDA();
-  cuda_testing::ForEachCase(10, [](Rng& rng) { RunCase<__half>(rng, 100, CudaGemmInt); });
+  ExpectFormulaOften(10, 100, CudaGemmInt);
+}
+
+TEST(CudaGemmIntTest, FlowMatchesMmaOnOddShapes) {
+  FLATQUANT_NEEDS_HOPPER();
+  ExpectMmaOnOddShapes({1, 2, 3, 8}, cuda::GemmIntFlow);
+}
+
+TEST(CudaGemmIntTest, SplitMatchesMmaOnOddShapes) {
+  FLATQUANT_NEEDS_HOPPER();
+  ExpectMmaOnOddShapes({1, 9, 16, 17, 32, 33, 64, 65, 130}, cuda::GemmIntSplit);
+}
+
+// Tiles for more than one wave of CTAs, in each of GemmIntSplit's configurations.
+TEST(CudaGemmIntTest, SplitOfMoreThanOneWaveMatchesMma) {
+  FLATQUANT_NEEDS_HOPPER();
+  const int64_t rows = 300 * 256 - 50, cols = 300;
+  for (const int64_t tokens : {16, 32, 64, 70}) {
+    ExpectMma<__half>({tokens, rows, cols}, cuda::GemmIntSplit);
+  }
+}
+
+// Two tokens whose activations leave no room for two CTAs of a multiprocessor, and more than
+// fit at all.
+TEST(CudaGemmIntTest, WideInputsLeaveFlowForOtherKernels) {
+  FLATQUANT_NEEDS_HOPPER();
+  ExpectMma<__half>({2, 300, 30000}, cuda::GemmIntFlow);
+  Rng rng(1);
+  const GemmIntSize size = {8, 40, 30000};
+  GemmIntProblem<__half>(rng, size).Run(
+      [](const CudaGemmIntArgs& args, CudaStream) { EXPECT_FALSE(cuda::GemmIntFlowTakes(args)); });
+  ExpectFormula<__half>(rng, size, CudaGemmInt);
 }
 
 // Every multiprocessor gets several tiles: the pipeline's barriers turn over.
 TEST(CudaGemmIntTest, LargeWgmmaMatchesMma) {
   FLATQUANT_NEEDS_HOPPER();
-  const int64_t tokens = 2100, rows = 11008, cols = 1376;
-  Rng rng(7);
-  std::vector<uint8_t> canonical(static_cast<size_t>(rows * cols / 2));
-  for (uint8_t& byte : canonical) byte = static_cast<uint8_t>(rng.Next());
-  const int64_t act_stride = RoundUpTo(cols, 64);
-  std::vector<int8_t> codes(static_cast<size_t>(tokens * act_stride));
-  for (int8_t& code : codes) code = static_cast<int8_t>(static_cast<int>(rng.Below(16)) - 8);
-  const DeviceBuffer<uint8_t> source(canonical);
-  const DeviceBuffer<uint8_t> packed(static_cast<size_t>(CudaGemmIntPackedBytes(rows, cols)));
-  CudaPackGemmInt(source.get(), rows, cols, packed.get(), nullptr);
-  const DeviceBuffer<int8_t> act(codes);
-  const DeviceBuffer<float> act_scale(std::vector<float>(tokens, 0.01f));
-  const DeviceBuffer<float> scale(std::vector<float>(CudaGemmIntPaddedRows(rows), 0.01f));
-  DeviceBuffer<__half> y[2] = {DeviceBuffer<__half>(tokens * rows),
-                               DeviceBuffer<__half>(tokens * rows)};
-  for (int i = 0; i < 2; ++i) {
-    y[i].Fill(0xff);
-    const CudaGemmIntArgs args = {act.get(),
-                                  act_stride,
-                                  act_scale.get(),
-                                  tokens,
-                                  {rows, cols, packed.get(), scale.get(), nullptr},
-                                  DType::kF16,
-                                  nullptr,
-                                  y[i].get(),
-                                  rows};
-    (i == 0 ? cuda::GemmIntMma : cuda::GemmIntWgmma)(args, nullptr);
-  }
-  const std::vector<__half> expected = y[0].Download();
-  const std::vector<__half> actual = y[1].Download();
-  EXPECT_EQ(std::memcmp(actual.data(), expected.data(), actual.size() * 2), 0);
+  ExpectMma<__half>({2100, 11008, 1376}, cuda::GemmIntWgmma);
 }
 
 }  // namespace

@@ -1,0 +1,231 @@
+#include <algorithm>
+
+#include "flatquant/base/error.h"
+#include "flatquant/kernels/cuda/dependent_launch.cuh"
+#include "flatquant/kernels/cuda/device.cuh"
+#include "flatquant/kernels/cuda/element.cuh"
+#include "flatquant/kernels/cuda/tensor_core.cuh"
+#include "flatquant/kernels/gemm_int/cuda_flow.cuh"
+#include "flatquant/kernels/gemm_int/cuda_kernels.h"
+#include "flatquant/kernels/gemm_int/cuda_widen.cuh"
+
+// Up to 8 tokens on Hopper: y^T = W X^T, bound by the weights' bytes, in one wave of CTAs,
+// each a continuous flow of weights. A CTA has a share of the 16-row blocks and all columns;
+// its warps share out the pairs of (two blocks, chunk of 128 columns) and add their integer
+// sums to the CTA's, which shared memory holds for all of its rows. So there is one barrier
+// before the flow, for the activations, and one after it, and none where rows end. Each warp
+// has a ring of copies that it fills again itself; the first are on their way before the
+// kernel before has ended.
+
+namespace flatquant::cuda {
+namespace {
+
+// Activations pass through registers: behind the rings' copies they would come last.
+template <typename C>
+__device__ void LoadActivations(const CudaGemmIntArgs& args, const FlowLayout<C>& layout,
+                                int chunks, uint8_t* shared) {
+  constexpr int kAtOnce = 4;
+  const int vectors = chunks * 8;  // of 16 bytes
+  for (int i0 = threadIdx.x; i0 < layout.tokens * vectors; i0 += kAtOnce * C::kThreads) {
+    uint4 x[kAtOnce];
+#pragma unroll
+    for (int j = 0; j < kAtOnce; ++j) {
+      const int i = i0 + j * C::kThreads;
+      const int64_t token = i / vectors;
+      const int64_t byte = i % vectors * 16;
+      x[j] = make_uint4(0, 0, 0, 0);
+      if (token < layout.tokens && byte < args.act_stride) {
+        x[j] = *reinterpret_cast<const uint4*>(args.act + token * args.act_stride + byte);
+      }
+    }
+#pragma unroll
+    for (int j = 0; j < kAtOnce; ++j) {
+      const int i = i0 + j * C::kThreads;
+      if (i >= layout.tokens * vectors) continue;
+      *reinterpret_cast<uint4*>(shared + layout.Act() + i / vectors * layout.act_stride +
+                                i % vectors * 16) = x[j];
+    }
+  }
+}
+
+// Adds a chunk's products with 8 tokens to the sums of `blocks` blocks.
+__device__ inline void Multiply(const uint8_t* weight, const uint32_t (&act)[8], int blocks,
+                                int32_t (&acc)[kFlowBlocks][4]) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+#pragma unroll
+    for (int r = 0; r < kFlowBlocks; ++r) {
+      if (r >= blocks) continue;
+      const uint4 x = *reinterpret_cast<const uint4*>(weight + r * kGemmIntBlockBytes + half * 512);
+      const uint32_t words[4] = {x.x, x.y, x.z, x.w};
+#pragma unroll
+      for (int s = 0; s < 2; ++s) {
+        uint32_t a0, a1, a2, a3;
+        WidenNibbles(words[2 * s], a0, a1);
+        WidenNibbles(words[2 * s + 1], a2, a3);
+        MmaInt8(acc[r], a0, a1, a2, a3, act[4 * half + 2 * s], act[4 * half + 2 * s + 1]);
+      }
+    }
+  }
+}
+
+// Registers for two CTAs, also where shared memory holds one: the others are for the kernel
+// that starts beside this one.
+template <typename T, typename C>
+__global__ void __launch_bounds__(C::kThreads, 2)
+    FlowKernel(const __grid_constant__ CudaGemmIntArgs args,
+               const __grid_constant__ FlowLayout<C> layout) {
+  extern __shared__ __align__(128) uint8_t shared[];
+  LetSuccessorStart();
+  const uint32_t base = SharedAddress(shared);
+  const int warp = threadIdx.x / 32;
+  const int lane = threadIdx.x % 32;
+  const int ctas = static_cast<int>(gridDim.x);
+  const int all_blocks = static_cast<int>((args.weights.rows + 15) / 16);
+  const int begin = all_blocks * static_cast<int>(blockIdx.x) / ctas;
+  const int count = all_blocks * (static_cast<int>(blockIdx.x) + 1) / ctas - begin;
+  const int chunks = static_cast<int>((args.weights.cols + 127) / 128);
+  const int tokens = layout.tokens;
+  const int first_slot = warp * C::kCopies;
+  const FlowRing<C> ring = {args.weights.packed,
+                            CudaGemmIntPaddedCols(args.weights.cols) / 128,
+                            begin,
+                            count,
+                            base + first_slot * kFlowCopyBytes,
+                            base + layout.Barriers() + 8 * first_slot};
+  FlowWalk<C> ahead(chunks, warp);
+  ring.Init();
+  for (int slot = 0; slot < C::kCopies; ++slot) ring.Request(slot, ahead);
+
+  int32_t* sums = reinterpret_cast<int32_t*>(shared + layout.Sums());
+  float* scale = reinterpret_cast<float*>(shared + layout.Scale());
+  float* bias = reinterpret_cast<float*>(shared + layout.Bias());
+  float* act_scale = reinterpret_cast<float*>(shared + layout.ActScale());
+  for (int i = threadIdx.x; i < layout.SumCount(); i += C::kThreads) sums[i] = 0;
+  for (int i = threadIdx.x; i < count * 16; i += C::kThreads) {
+    scale[i] = args.weights.scale[begin * 16 + i] * kNibbleScale;
+    bias[i] = args.weights.bias != nullptr ? args.weights.bias[begin * 16 + i] : 0;
+  }
+
+  WaitForPredecessor();  // the weights, alone, are not its work
+  LoadActivations(args, layout, chunks, shared);
+  if (threadIdx.x < tokens) act_scale[threadIdx.x] = args.act_scale[threadIdx.x];
+  // A thread's results: every kThreads-th of the CTA's, rows first. The residual of two, which
+  // is all for most shapes, comes while the products are being made.
+  constexpr int kEarly = 2;
+  const int rows = count * 16;
+  const int outputs = rows * tokens;
+  const auto load_residual = [&](int i) {
+    const int64_t row = begin * 16 + i % rows;
+    if (args.residual == nullptr || i >= outputs || row >= args.weights.rows) return 0.0f;
+    return Element<T>::ToFloat(
+        static_cast<const T*>(args.residual)[i / rows * args.y_stride + row]);
+  };
+  float residual[kEarly];
+#pragma unroll
+  for (int j = 0; j < kEarly; ++j) residual[j] = load_residual(threadIdx.x + j * C::kThreads);
+  __syncthreads();
+
+  // Tokens beyond the last one repeat it; their sums go nowhere.
+  const uint32_t act_row =
+      base + layout.Act() + min(lane % 8, tokens - 1) * layout.act_stride + lane / 8 * 16;
+  FlowWalk<C> at(chunks, warp);
+  int slot = 0;
+  uint32_t parity = 0;
+  while (at.group * kFlowBlocks < count) {
+    const int group = at.group;
+    const int blocks = min(kFlowBlocks, count - group * kFlowBlocks);
+    int32_t acc[kFlowBlocks][4] = {};
+    for (; at.group == group; at.Advance()) {
+      uint32_t act[8];
+      LoadMatrix(*reinterpret_cast<uint32_t(*)[4]>(&act[0]), act_row + at.chunk * 128);
+      LoadMatrix(*reinterpret_cast<uint32_t(*)[4]>(&act[4]), act_row + at.chunk * 128 + 64);
+      BarrierWait(ring.full + 8 * slot, parity);
+      Multiply(shared + (first_slot + slot) * kFlowCopyBytes + lane * 16, act, blocks, acc);
+      __syncwarp();
+      ring.Request(slot, ahead);
+      if (++slot == C::kCopies) {
+        slot = 0;
+        parity ^= 1;
+      }
+    }
+#pragma unroll
+    for (int r = 0; r < kFlowBlocks; ++r) {
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        const int token = lane % 4 * 2 + k % 2;
+        if (r >= blocks || token >= tokens) continue;
+        atomicAdd(sums + ((group * kFlowBlocks + r) * tokens + token) * kFlowSumStride + lane / 4 +
+                      k / 2 * 8,
+                  acc[r][k]);
+      }
+    }
+  }
+  __syncthreads();
+  const auto finish = [&](int i, float add) {
+    const int row = i % rows;
+    const int token = i / rows;
+    const int64_t y_row = begin * 16 + row;
+    if (i >= outputs || y_row >= args.weights.rows) return;
+    const int32_t sum = sums[(row / 16 * tokens + token) * kFlowSumStride + row % 16];
+    const float y = static_cast<float>(sum) * (act_scale[token] * scale[row]) + bias[row] + add;
+    static_cast<T*>(args.y)[token * args.y_stride + y_row] = Element<T>::FromFloat(y);
+  };
+#pragma unroll
+  for (int j = 0; j < kEarly; ++j) finish(threadIdx.x + j * C::kThreads, residual[j]);
+  for (int i = threadIdx.x + kEarly * C::kThreads; i < outputs; i += C::kThreads) {
+    finish(i, load_residual(i));
+  }
+}
+
+unsigned Ctas(const CudaGemmIntArgs& args, int per_multiprocessor) {
+  return static_cast<unsigned>(std::min<int64_t>(
+      CeilDiv(args.weights.rows, 16), int64_t{CurrentCudaDevice().sm_count} * per_multiprocessor));
+}
+
+template <typename C>
+FlowLayout<C> MakeLayout(const CudaGemmIntArgs& args) {
+  const int64_t blocks = CeilDiv(args.weights.rows, 16);
+  return {static_cast<int>(RoundUpTo(args.weights.cols, 128) + 16), static_cast<int>(args.tokens),
+          static_cast<int>(CeilDiv(blocks, Ctas(args, C::kCtas)))};
+}
+
+// Whether kCtas CTAs fit on a multiprocessor.
+template <typename C>
+bool Fits(const CudaGemmIntArgs& args) {
+  // Beyond this MakeLayout's numbers might overflow.
+  if (std::max(args.weights.cols, args.weights.rows) > int64_t{1} << 22) return false;
+  return MakeLayout<C>(args).Bytes() <= C::kMostBytes;
+}
+
+template <typename C>
+void Launch(const CudaGemmIntArgs& args, CudaStream stream) {
+  const FlowLayout<C> layout = MakeLayout<C>(args);
+  ForElement(args.dtype, [&](auto element) {
+    const auto kernel = FlowKernel<decltype(element), C>;
+    AllowSharedMemory(kernel, C::kMostBytes);
+    LaunchDependent(kernel, Ctas(args, C::kCtas), C::kThreads, static_cast<size_t>(layout.Bytes()),
+                    stream, args, layout);
+  });
+  CheckCudaLaunch("GemmIntFlow");
+}
+
+// With more tokens two CTAs' activations would often not fit.
+bool TakesNarrow(const CudaGemmIntArgs& args) { return args.tokens <= 2 && Fits<FlowNarrow>(args); }
+
+}  // namespace
+
+bool GemmIntFlowTakes(const CudaGemmIntArgs& args) {
+  return args.tokens <= kFlowTokens && (TakesNarrow(args) || Fits<FlowWide>(args));
+}
+
+void GemmIntFlow(const CudaGemmIntArgs& args, CudaStream stream) {
+  FLATQUANT_CHECK(GemmIntFlowTakes(args));
+  if (TakesNarrow(args)) {
+    Launch<FlowNarrow>(args, stream);
+  } else {
+    Launch<FlowWide>(args, stream);
+  }
+}
+
+}  // namespace flatquant::cuda
