@@ -15,7 +15,7 @@ constexpr int kFlowSumStride = 16 + 4;
 constexpr int kFlowMultiprocessorBytes = 228 << 10;
 constexpr int kFlowReservedBytes = 1 << 10;
 
-// warps of a CTA, copies in a warp's ring, CTAs of a multiprocessor.
+// Warps of a CTA, copies in a warp's ring, CTAs of a multiprocessor.
 template <int warps, int copies, int ctas>
 struct FlowConfig {
   static constexpr int kWarps = warps;
@@ -23,10 +23,14 @@ struct FlowConfig {
   static constexpr int kCopies = copies;
   static constexpr int kCtas = ctas;
   static constexpr int kRingBytes = warps * copies * kFlowCopyBytes;
+  // So many fit, and no more: a wave whose CTAs are let start early would otherwise crowd where
+  // the kernel before has left room first, and leave other multiprocessors without work.
   static constexpr int kMostBytes = kFlowMultiprocessorBytes / ctas - kFlowReservedBytes;
+  static constexpr int kLeastBytes = kFlowMultiprocessorBytes / (ctas + 1);
 };
 // Times on an H200 of a decode step's 128 linears (hidden size 4096) and what lies between
-// them. 160 KB of copies in flight per multiprocessor: 1618 us for one token, 1908 with 96 KB.
+// them. One token: 1618 us with rings of 160 KB per multiprocessor, 1931 with 96 KB, which let
+// a third CTA in.
 using FlowNarrow = FlowConfig<8, 5, 2>;
 // The activations of 8 tokens (11008 columns: 88 KB) leave 96 KB, and lie there once for all
 // warps of a multiprocessor: 1733 us for 8 tokens, 2063 with two CTAs.

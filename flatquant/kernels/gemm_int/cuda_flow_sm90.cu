@@ -4,6 +4,7 @@
 #include "flatquant/kernels/cuda/dependent_launch.cuh"
 #include "flatquant/kernels/cuda/device.cuh"
 #include "flatquant/kernels/cuda/element.cuh"
+#include "flatquant/kernels/cuda/hopper.cuh"
 #include "flatquant/kernels/cuda/tensor_core.cuh"
 #include "flatquant/kernels/gemm_int/cuda_flow.cuh"
 #include "flatquant/kernels/gemm_int/cuda_kernels.h"
@@ -204,8 +205,9 @@ void Launch(const CudaGemmIntArgs& args, CudaStream stream) {
   ForElement(args.dtype, [&](auto element) {
     const auto kernel = FlowKernel<decltype(element), C>;
     AllowSharedMemory(kernel, C::kMostBytes);
-    LaunchDependent(kernel, Ctas(args, C::kCtas), C::kThreads, static_cast<size_t>(layout.Bytes()),
-                    stream, args, layout);
+    LaunchDependent(kernel, Ctas(args, C::kCtas), C::kThreads,
+                    static_cast<size_t>(std::max(layout.Bytes(), C::kLeastBytes)), stream, args,
+                    layout);
   });
   CheckCudaLaunch("GemmIntFlow");
 }

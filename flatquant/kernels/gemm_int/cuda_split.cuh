@@ -11,7 +11,7 @@ namespace flatquant::cuda {
 constexpr int kSplitDepth = 128;  // columns of a stage
 constexpr int kSplitWarps = 8;    // that multiply: each a 16-row block of every 128 rows
 constexpr int kSplitThreads = kSplitWarps * 32 + 32;  // and a loading warp
-// CTAs of a cluster; more need leave of the launch and are no longer portable.
+// CTAs of a cluster; more than eight are not portable between GPUs.
 constexpr int kMostSplit = 8;
 
 // Tokens of a tile; blocks of 128 rows of a tile; stages; CTAs of a multiprocessor.
@@ -37,8 +37,8 @@ struct SplitConfig {
   // What a multiplying thread finishes: four rows of every kTokenStep-th token of its rank.
   static constexpr int kQuads = kRows / 4;
   static constexpr int kTokenStep = kSplitWarps * 32 / kQuads;
-  // Tokens whose residual and scale come while the products are being made: all, or nearly,
-  // of four CTAs' share.
+  // Tokens whose residual and scale come while the products are being made: all of a thread's,
+  // but where few CTAs share a tile.
   static constexpr int kEarly = tokens >= 64 ? 4 : 2;
 };
 

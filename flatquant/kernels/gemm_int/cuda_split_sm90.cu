@@ -6,6 +6,7 @@
 #include "flatquant/kernels/cuda/dependent_launch.cuh"
 #include "flatquant/kernels/cuda/device.cuh"
 #include "flatquant/kernels/cuda/element.cuh"
+#include "flatquant/kernels/cuda/hopper.cuh"
 #include "flatquant/kernels/cuda/tensor_map.cuh"
 #include "flatquant/kernels/gemm_int/cuda_kernels.h"
 #include "flatquant/kernels/gemm_int/cuda_split.cuh"
@@ -152,8 +153,8 @@ __global__ void __launch_bounds__(kSplitThreads, C::kCtas)
   ClusterSync();  // nobody leaves while others still read its sums
 }
 
-// Clusters of 1..kMostSplit CTAs that the current device runs at once; asked once per kernel
-// and device.
+// By their size, clusters that the current device runs at once; asked once per kernel and
+// device.
 template <typename T, typename C>
 std::array<int, kMostSplit + 1> ActiveClusters() {
   static std::mutex mutex;
@@ -161,14 +162,13 @@ std::array<int, kMostSplit + 1> ActiveClusters() {
   int device = 0;
   FLATQUANT_CUDA(cudaGetDevice(&device));
   const std::lock_guard<std::mutex> lock(mutex);
-  const auto [entry, is_new] = known.try_emplace(device);
-  if (is_new) {
-    for (int split = 1; split <= kMostSplit; ++split) {
-      entry->second[split] =
-          MostActiveClusters(SplitKernel<T, C>, split, kSplitThreads, C::kSharedBytes);
-    }
+  const auto found = known.find(device);
+  if (found != known.end()) return found->second;
+  std::array<int, kMostSplit + 1> active = {0, CurrentCudaDevice().sm_count * C::kCtas};
+  for (int split = 2; split <= kMostSplit; ++split) {
+    active[split] = MostActiveClusters(SplitKernel<T, C>, split, kSplitThreads, C::kSharedBytes);
   }
-  return entry->second;
+  return known[device] = active;
 }
 
 template <typename C>
@@ -202,6 +202,10 @@ void Launch(const CudaGemmIntArgs& args, CudaStream stream) {
 
 }  // namespace
 
+// Times on an H200 of a decode step's 128 linears (hidden size 4096) and what lies between
+// them, tiles of 256 rows with a multiprocessor each against 128 rows and two CTAs of a
+// multiprocessor: 16 tokens 1806 against 2032 us, 32 tokens 2197 (with tiles of 64 tokens)
+// against 2092, 64 tokens 2391 against 2575. Stages fill the shared memory.
 void GemmIntSplit(const CudaGemmIntArgs& args, CudaStream stream) {
   if (args.tokens <= 16) {
     Launch<SplitConfig<16, 2, 8, 1>>(args, stream);
@@ -210,6 +214,7 @@ void GemmIntSplit(const CudaGemmIntArgs& args, CudaStream stream) {
   } else if (args.tokens <= 64) {
     Launch<SplitConfig<64, 2, 8, 1>>(args, stream);
   } else {
+    // More tiles than multiprocessors: smaller ones leave fewer idle in the last wave.
     Launch<SplitConfig<64, 1, 6, 2>>(args, stream);
   }
 }
