@@ -1,9 +1,8 @@
 #pragma once
 
 #include "flatquant/kernels/cuda/hopper.cuh"
-#include "flatquant/kernels/cuda/wgmma.cuh"
 #include "flatquant/kernels/gemm_int/cuda_kernels.h"
-#include "flatquant/kernels/gemm_int/cuda_widen.cuh"
+#include "flatquant/kernels/gemm_int/cuda_wgmma_chunk.cuh"
 
 // The stages of cuda_split_sm90.cu and the products made from them.
 namespace flatquant::cuda {
@@ -94,24 +93,7 @@ __device__ __forceinline__ void Multiply(const SplitStages<C>& stages, int k, in
   if (block == 0) BarrierWait(stages.Full(k), stages.Turn(k));
   const uint32_t packed = stages.Weight(k) + block * kGemmIntTileBytes +
                           threadIdx.x / 32 * kGemmIntBlockBytes + lane * 16;
-  uint32_t words[8];
-  asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];"
-               : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
-               : "r"(packed));
-  asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];"
-               : "=r"(words[4]), "=r"(words[5]), "=r"(words[6]), "=r"(words[7])
-               : "r"(packed + 512));
-#pragma unroll
-  for (int i = 0; i < 8; ++i) WidenNibbles(words[i], a[2 * i], a[2 * i + 1]);
-#pragma unroll
-  for (int i = 0; i < 16; ++i) WgmmaPin(a[i]);
-  WgmmaFence();
-#pragma unroll
-  for (int s = 0; s < 4; ++s) {
-    WgmmaInt8<C::kTokens>::Run(acc, a[4 * s], a[4 * s + 1], a[4 * s + 2], a[4 * s + 3],
-                               SwizzledOperand(stages.Act(k) + 32 * s), 1);
-  }
-  WgmmaCommit();
+  MultiplyChunk<C::kTokens>(packed, stages.Act(k), a, acc, true);
   WgmmaWait<1>();
   if (block == 0 && k > stages.first) {
     __syncwarp();  // all lanes' reads come before the arrival

@@ -5,8 +5,8 @@
 #include "flatquant/kernels/cuda/hopper.cuh"
 #include "flatquant/kernels/cuda/tensor_core.cuh"
 #include "flatquant/kernels/cuda/tensor_map.cuh"
-#include "flatquant/kernels/cuda/wgmma.cuh"
 #include "flatquant/kernels/gemm_int/cuda_kernels.h"
+#include "flatquant/kernels/gemm_int/cuda_wgmma_chunk.cuh"
 #include "flatquant/kernels/gemm_int/cuda_widen.cuh"
 
 // Many tokens on Hopper: y^T = W X^T by INT8 wgmma. Weights are the operand that comes
@@ -138,24 +138,7 @@ __device__ __forceinline__ void MultiplyStage(Layout layout, const Position& at,
                                               uint32_t (&a)[16], int32_t (&acc)[128],
                                               bool accumulate) {
   const uint32_t packed = layout.Weight(at.stage) + warp * kGemmIntBlockBytes + lane * 16;
-  uint32_t words[8];
-  asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];"
-               : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
-               : "r"(packed));
-  asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];"
-               : "=r"(words[4]), "=r"(words[5]), "=r"(words[6]), "=r"(words[7])
-               : "r"(packed + 512));
-#pragma unroll
-  for (int i = 0; i < 8; ++i) WidenNibbles(words[i], a[2 * i], a[2 * i + 1]);
-#pragma unroll
-  for (int i = 0; i < 16; ++i) WgmmaPin(a[i]);
-  WgmmaFence();
-#pragma unroll
-  for (int s = 0; s < 4; ++s) {
-    WgmmaInt8<256>::Run(acc, a[4 * s], a[4 * s + 1], a[4 * s + 2], a[4 * s + 3],
-                        SwizzledOperand(layout.Act(at.stage) + 32 * s), accumulate || s > 0);
-  }
-  WgmmaCommit();
+  MultiplyChunk<kTokens>(packed, layout.Act(at.stage), a, acc, accumulate);
 }
 
 // To both CTAs of the cluster, since the other one's copies come here too. Two lanes speak for
