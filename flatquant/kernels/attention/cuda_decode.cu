@@ -108,12 +108,27 @@ struct Warp {
   using Key = decltype(B::k);
   uint32_t q[kDim / 16][2];  // second operands: head g
   float factor[2];           // of scores, on log2's scale: this lane's heads
-  float y[kDim / 16][4] = {};
-  uint32_t unit = decltype(B::v)::kFirstUnit;  // of y, a power of two, as a float's bits
-  float top[2] = {-INFINITY, -INFINITY};
-  float sum[2] = {0, 0};  // of this lane's positions
+  float y[kDim / 16][4];
+  uint32_t unit;  // of y, a power of two, as a float's bits
+  float top[2];
+  float sum[2];  // of this lane's positions
 
   // scale: of scores, on log2's scale.
+  __device__ void Start(const T* query, bool inside, float scale) {
+    LoadQuery(query, inside, scale);
+    unit = decltype(B::v)::kFirstUnit;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      top[i] = -INFINITY;
+      sum[i] = 0;
+    }
+#pragma unroll
+    for (int m = 0; m < kDim / 16; ++m) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) y[m][i] = 0;
+    }
+  }
+
   __device__ void LoadQuery(const T* query, bool inside, float scale) {
     const int c = threadIdx.x % 4;
 #pragma unroll
@@ -217,7 +232,8 @@ struct Warp {
 
 template <typename T, int kDim, bool kPackedK, bool kPackedV>
 __global__ void __launch_bounds__(kWarps * 32, Block<T, kDim, kPackedK, kPackedV>::kCtasPerSm)
-    DecodeKernel(const __grid_constant__ CudaAttentionDecodeArgs args, int row_blocks) {
+    DecodeKernel(const __grid_constant__ CudaAttentionDecodeArgs args, int row_blocks,
+                 bool rehearses) {
   using B = Block<T, kDim, kPackedK, kPackedV>;
   constexpr int kBlock = B::kPositions;
   extern __shared__ __align__(256) uint8_t shared[];
@@ -255,17 +271,30 @@ __global__ void __launch_bounds__(kWarps * 32, Block<T, kDim, kPackedK, kPackedV
   };
   int requested = 0;
   for (; requested < kSlots - 1 && is_old(requested); ++requested) request(requested);
-  cuda::WaitForPredecessor();
-  for (; requested < kSlots - 1; ++requested) request(requested);
-  Warp<T, kDim, kPackedK, kPackedV> state;
-  state.LoadQuery(static_cast<const T*>(args.q) + (token * args.heads + head0 + g) * kDim, g < rows,
+  // A first pass, of one step on the slot that nothing comes into yet, brings the instructions
+  // into the caches, out of which the kernels before have pushed them. It is for CTAs that wait
+  // for their turn, not for those that wait for a place.
+  Warp<T, kDim, kPackedK, kPackedV> state = {};
+  const int first_block = share_begin + warp * kBlock;
+  for (bool counts = !rehearses;; counts = true) {
+    if (counts) {
+      cuda::WaitForPredecessor();
+      for (; requested < kSlots - 1; ++requested) request(requested);
+      state.Start(static_cast<const T*>(args.q) + (token * args.heads + head0 + g) * kDim, g < rows,
                   args.scale * kLog2E);
-  for (int i = 0; share_begin + warp * kBlock + i * kRound < share_end; ++i) {
-    __syncwarp();  // all lanes are done with the slot that is filled next
-    request(i + kSlots - 1);
-    cuda::CopyAsyncWait<kSlots - 1>();
-    __syncwarp();  // the lanes' copies are visible to each other
-    state.Step(ring[i % kSlots], share_begin + warp * kBlock + i * kRound, begin, share_end);
+    }
+    for (int i = 0; counts ? first_block + i * kRound < share_end : i < 1; ++i) {
+      if (counts) {
+        __syncwarp();  // all lanes are done with the slot that is filled next
+        request(i + kSlots - 1);
+        cuda::CopyAsyncWait<kSlots - 1>();
+        __syncwarp();  // the lanes' copies are visible to each other
+      }
+      const int first = counts ? first_block + i * kRound : begin;
+      state.Step(ring[counts ? i % kSlots : kSlots - 1], first, begin,
+                 counts ? share_end : first + kBlock);
+    }
+    if (counts) break;
   }
   cuda::CopyAsyncWait<0>();
   __syncthreads();  // the rings' memory now takes the warps' results
@@ -383,7 +412,11 @@ void CudaAttentionDecode(const CudaAttentionDecodeArgs& args, CudaStream stream)
                     static_cast<unsigned>(args.tokens));
     const auto kernel = DecodeKernel<T, kDim, kPackedK, kPackedV>;
     AllowSharedMemory(kernel, kShared);
-    LaunchDependent(kernel, grid, kWarps * 32, kShared, stream, args, static_cast<int>(row_blocks));
+    const int64_t places =
+        CurrentCudaDevice().sm_count * int64_t{Block<T, kDim, kPackedK, kPackedV>::kCtasPerSm};
+    const bool rehearses = int64_t{grid.x} * grid.y * grid.z <= places;
+    LaunchDependent(kernel, grid, kWarps * 32, kShared, stream, args, static_cast<int>(row_blocks),
+                    rehearses);
     if (splits == 1) return;
     const int64_t vectors = args.tokens * args.heads;
     const Partial* partials = static_cast<const Partial*>(args.workspace);

@@ -27,17 +27,19 @@ inline bool HasCudaDevice() {
   FLATQUANT_NEEDS_CUDA();        \
   if (::flatquant::CurrentCudaDevice().sm_version != 90) GTEST_SKIP() << "no sm_90 device"
 
-// Random cases per test: FLATQUANT_CUDA_TEST_CASES, or few.
-inline uint64_t Cases(uint64_t few) {
-  const char* value = std::getenv("FLATQUANT_CUDA_TEST_CASES");
-  return value == nullptr ? few : std::strtoull(value, nullptr, 10);
+// A number in the environment.
+inline uint64_t Setting(const char* name, uint64_t otherwise) {
+  const char* value = std::getenv(name);
+  return value == nullptr ? otherwise : std::strtoull(value, nullptr, 10);
 }
 
-// Calls test(rng) with a fresh generator per case; a failure shows the seed.
+// Calls test(rng) with a fresh generator per case; a failure shows the seed. So many cases as
+// FLATQUANT_CUDA_TEST_CASES says, or few, from seed FLATQUANT_CUDA_TEST_SEED, or 1, on.
 template <typename Test>
 void ForEachCase(uint64_t few, const Test& test) {
-  const uint64_t cases = Cases(few);
-  for (uint64_t seed = 1; seed <= cases; ++seed) {
+  const uint64_t first = Setting("FLATQUANT_CUDA_TEST_SEED", 1);
+  const uint64_t cases = Setting("FLATQUANT_CUDA_TEST_CASES", few);
+  for (uint64_t seed = first; seed < first + cases; ++seed) {
     SCOPED_TRACE("seed " + std::to_string(seed));
     Rng rng(seed);
     test(rng);

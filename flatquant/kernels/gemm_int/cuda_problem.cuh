@@ -10,6 +10,9 @@ namespace flatquant::cuda_testing {
 
 struct GemmIntSize {
   int64_t tokens, rows, cols;
+  // Scales that are powers of two: products with them are exact, so that kernels agree to the
+  // bit whichever products they contract with sums.
+  bool exact_scales = false;
 };
 
 // A random linear layer of this size, in host and device memory; strides, bias and residual
@@ -17,7 +20,7 @@ struct GemmIntSize {
 template <typename T>
 struct GemmIntProblem {
   GemmIntProblem(Rng& rng, const GemmIntSize& the_size) : size(the_size) {
-    const auto& [tokens, rows, cols] = size;
+    const auto& [tokens, rows, cols, exact_scales] = size;
     act_stride = RoundUpTo(cols, 64) + 64 * static_cast<int64_t>(rng.Below(2));
     y_stride = RoundUpTo(rows, 8) + 8 * static_cast<int64_t>(rng.Below(2));
     has_bias = rng.Below(2) == 0;
@@ -38,6 +41,11 @@ struct GemmIntProblem {
     }
     for (int64_t i = 0; i < CudaGemmIntPaddedRows(rows); ++i) {
       scale.push_back(0.001f + static_cast<float>(rng.Uniform()) / 50);
+    }
+    if (exact_scales) {
+      for (std::vector<float>* scales : {&act_scale, &scale}) {
+        for (float& x : *scales) x = std::exp2(std::round(std::log2(x)));
+      }
     }
     bias = RandomFloats(rng, CudaGemmIntPaddedRows(rows));
     // Poison: a NaN in every element, which padding must still hold afterwards.

@@ -72,7 +72,8 @@ void ExpectFormulaOften(uint64_t cases, int64_t max_tokens, Kernel kernel) {
 // Bit by bit what GemmIntMma gives, results and padding, where the formula on a CPU would take
 // long.
 template <typename T>
-void ExpectMma(const GemmIntSize& size, Kernel kernel) {
+void ExpectMma(GemmIntSize size, Kernel kernel) {
+  size.exact_scales = true;
   SCOPED_TRACE(Text(size));
   Rng rng(static_cast<uint64_t>(size.tokens + size.rows + size.cols));
   GemmIntProblem<T> c(rng, size);

@@ -39,6 +39,10 @@ struct SiteInput {
                   : static_cast<const T*>(args.norm_weight)),
         kind(args.input) {}
 
+  // Of `memory` in place of a token and of what it is multiplied by.
+  __device__ SiteInput(CudaSiteInput kind, const void* memory)
+      : x(static_cast<const T*>(memory)), other(x), kind(kind) {}
+
   // Loaded apart from Finish, so that all loads of a thread are on their way together.
   struct Loaded {
     uint4 x;

@@ -1,7 +1,5 @@
 #include "flatquant/kernels/quantize_kv/cuda_quantize_kv.h"
 
-#include <type_traits>
-
 #include "flatquant/base/error.h"
 #include "flatquant/kernels/cuda/dependent_launch.cuh"
 #include "flatquant/kernels/cuda/device.cuh"
@@ -13,30 +11,30 @@
 namespace flatquant {
 namespace {
 
-// A CTA takes 16 tokens, each of its warps another head of them.
-constexpr int kWarps = 4;
+// A CTA takes 16 tokens, each of its warps another head of them. Up to so many tokens it has its
+// transform in shared memory before its turn comes; with more there are more CTAs than places,
+// and the caches' copy serves those of a multiprocessor.
 constexpr int kTokens = 16;
+constexpr int64_t kMostHeldTokens = 128;
+// With two warps and a transform a CTA finds room beside those of the linear before it.
+template <bool kHeld>
+constexpr int kWarps = kHeld ? 2 : 4;
 
 // Between memory, read and written 16 bytes at a time, and registers.
-template <int kDim>
+template <int kDim, bool kHeld>
 struct Shared {
   // 8 floats more per token spread the four rows that half a warp reads over the banks.
   static constexpr int kAngleStride = kDim / 2 + 8;
-  alignas(256) uint8_t vectors[kWarps][kTokens * kDim * 2];  // rows as swizzle.cuh has them
+  static constexpr int kThreads = kWarps<kHeld> * 32;
+  static constexpr int kFragments = kHeld ? kDim * kDim / 8 : 0;
+  alignas(256) uint8_t vectors[kWarps<kHeld>][kTokens * kDim * 2];  // rows as swizzle.cuh has them
   alignas(16) float cos[kTokens * kAngleStride];
   alignas(16) float sin[kTokens * kAngleStride];
-};
 
-// With the transform of the CTA's heads, which are all of Q, of K or of V.
-template <int kDim>
-struct SharedWithTransform : Shared<kDim> {
-  static constexpr int kFragments = kDim * kDim / 8;
-  uint4 transform[kFragments];
+  // Of the CTA's heads, which are all of Q, of K or of V: behind this.
+  __device__ uint4* Transform() { return reinterpret_cast<uint4*>(this + 1); }
+  static constexpr size_t Bytes() { return sizeof(Shared) + kFragments * sizeof(uint4); }
 };
-
-// Up to so many tokens a CTA has its transform in shared memory before its turn comes. With
-// more there are more CTAs than places, and the caches' copy serves those of a multiprocessor.
-constexpr int64_t kMostHeldTokens = 128;
 
 // A warp holds its 16 vectors: v[j][2 h + i] is token g + 8 h, element 8 j + 2 c + i, which
 // is how mma.sync takes its first operand and gives its result.
@@ -53,15 +51,15 @@ __device__ uint32_t SharedAt(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
-// Starts copying a head's vectors of tokens [first, first + 16), zeros beyond the last.
+// Starts copying a head's vectors of tokens [first, first + 16), zeros from `end` on.
 template <typename T, int kDim>
-__device__ void RequestVectors(const CudaQuantizeKvArgs& args, int64_t first, int64_t head,
-                               uint8_t* to) {
+__device__ void RequestVectors(const CudaQuantizeKvArgs& args, int64_t first, int64_t end,
+                               int64_t head, uint8_t* to) {
   constexpr int kChunks = kDim / 8;
 #pragma unroll
   for (int i = threadIdx.x % 32; i < kTokens * kChunks; i += 32) {
     const int64_t token = first + i / kChunks;
-    const bool inside = token < args.tokens;
+    const bool inside = token < end;
     const T* from = static_cast<const T*>(args.qkv) +
                     (inside ? token * args.qkv_stride + head * kDim + i % kChunks * 8 : 0);
     cuda::CopyAsync16(SharedAt(to) + cuda::ChunkOffset<kDim>(i / kChunks, i % kChunks), from,
@@ -70,15 +68,16 @@ __device__ void RequestVectors(const CudaQuantizeKvArgs& args, int64_t first, in
 }
 
 // All warps together: the tokens' angles.
-template <int kDim>
-__device__ void RequestAngles(const CudaQuantizeKvArgs& args, int64_t first, Shared<kDim>& shared) {
+template <int kDim, bool kHeld>
+__device__ void RequestAngles(const CudaQuantizeKvArgs& args, int64_t first,
+                              Shared<kDim, kHeld>& shared) {
   constexpr int kChunks = kDim / 8;  // of four floats
 #pragma unroll
-  for (int i = threadIdx.x; i < kTokens * kChunks; i += kWarps * 32) {
+  for (int i = threadIdx.x; i < kTokens * kChunks; i += shared.kThreads) {
     const int64_t token = first + i / kChunks;
     const bool inside = token < args.tokens;
     const int64_t from = inside ? args.positions[token] * int64_t{kDim / 2} + i % kChunks * 4 : 0;
-    const int to = i / kChunks * Shared<kDim>::kAngleStride + i % kChunks * 4;
+    const int to = i / kChunks * Shared<kDim, kHeld>::kAngleStride + i % kChunks * 4;
     cuda::CopyAsync16(SharedAt(shared.cos + to), args.cos + from, inside ? 16 : 0);
     cuda::CopyAsync16(SharedAt(shared.sin + to), args.sin + from, inside ? 16 : 0);
   }
@@ -133,12 +132,12 @@ __device__ void Norm(const void* weight, float eps, Vectors<kDim>& v) {
 }
 
 // Pairs (i, i + kDim / 2) are in the same thread, kDim / 16 blocks of eight apart.
-template <int kDim>
-__device__ void Rotate(const Shared<kDim>& shared, Vectors<kDim>& v) {
+template <int kDim, bool kHeld>
+__device__ void Rotate(const Shared<kDim, kHeld>& shared, Vectors<kDim>& v) {
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     const int at =
-        (threadIdx.x % 32 / 4 + 8 * h) * Shared<kDim>::kAngleStride + threadIdx.x % 4 * 2;
+        (threadIdx.x % 32 / 4 + 8 * h) * Shared<kDim, kHeld>::kAngleStride + threadIdx.x % 4 * 2;
 #pragma unroll
     for (int j = 0; j < kDim / 16; ++j) {
       const float2 cos = *reinterpret_cast<const float2*>(shared.cos + at + 8 * j);
@@ -249,10 +248,11 @@ __device__ void Quantize(const Rows& rows, const CudaKvPlane& plane, KronClip cl
   }
 }
 
-// Rounds the warp's vectors to T and writes them to to(token), through shared memory.
+// Rounds the warp's vectors to T and writes those of tokens below `end` to to(token), through
+// shared memory.
 template <typename T, int kDim, typename To>
-__device__ void Store(const CudaQuantizeKvArgs& args, int64_t first, const Vectors<kDim>& v,
-                      uint8_t* vectors, const To& to) {
+__device__ void Store(int64_t first, int64_t end, const Vectors<kDim>& v, uint8_t* vectors,
+                      const To& to) {
   constexpr int kChunks = kDim / 8;
   const int lane = threadIdx.x % 32;
   __syncwarp();  // all lanes have read the vectors that came
@@ -269,7 +269,7 @@ __device__ void Store(const CudaQuantizeKvArgs& args, int64_t first, const Vecto
 #pragma unroll
   for (int i = lane; i < kTokens * kChunks; i += 32) {
     const int64_t token = first + i / kChunks;
-    if (token >= args.tokens) continue;
+    if (token >= end) continue;
     reinterpret_cast<uint4*>(to(token))[i % kChunks] = *reinterpret_cast<const uint4*>(
         vectors + cuda::ChunkOffset<kDim>(i / kChunks, i % kChunks));
   }
@@ -277,20 +277,23 @@ __device__ void Store(const CudaQuantizeKvArgs& args, int64_t first, const Vecto
 
 enum class Kind { kQuery, kKey, kValue };
 
-constexpr int64_t HeadBlocks(int64_t heads) { return (heads + kWarps - 1) / kWarps; }
+template <bool kHeld>
+constexpr int64_t HeadBlocks(int64_t heads) {
+  return (heads + kWarps<kHeld> - 1) / kWarps<kHeld>;
+}
 
-// blockIdx.y: four heads of Q, K or V, in this order.
+// blockIdx.y: a block of heads of Q, K or V, in this order.
 template <typename T, int kDim, bool kHeld>
-__global__ void __launch_bounds__(kWarps * 32)
+__global__ void __launch_bounds__(Shared<kDim, kHeld>::kThreads)
     QuantizeKvKernel(const __grid_constant__ CudaQuantizeKvArgs args) {
-  using Memory = std::conditional_t<kHeld, SharedWithTransform<kDim>, Shared<kDim>>;
+  using Memory = Shared<kDim, kHeld>;
   extern __shared__ __align__(256) uint8_t memory[];
   Memory& shared = *reinterpret_cast<Memory*>(memory);
   cuda::LetSuccessorStart();
   const int warp = threadIdx.x / 32;
   const int64_t first = blockIdx.x * int64_t{kTokens};
-  const int64_t q_blocks = HeadBlocks(args.heads);
-  const int64_t kv_blocks = HeadBlocks(args.k.heads);
+  const int64_t q_blocks = HeadBlocks<kHeld>(args.heads);
+  const int64_t kv_blocks = HeadBlocks<kHeld>(args.k.heads);
   const Kind kind = blockIdx.y < q_blocks               ? Kind::kQuery
                     : blockIdx.y < q_blocks + kv_blocks ? Kind::kKey
                                                         : Kind::kValue;
@@ -298,7 +301,7 @@ __global__ void __launch_bounds__(kWarps * 32)
   const int64_t before = kind == Kind::kQuery ? 0
                          : kind == Kind::kKey ? q_blocks
                                               : q_blocks + kv_blocks;
-  const int64_t head = (blockIdx.y - before) * kWarps + warp;
+  const int64_t head = (blockIdx.y - before) * kWarps<kHeld> + warp;
   const int64_t head0 = kind == Kind::kQuery ? 0
                         : kind == Kind::kKey ? args.heads
                                              : args.heads + args.k.heads;
@@ -309,61 +312,69 @@ __global__ void __launch_bounds__(kWarps * 32)
   // What is not the predecessor's work: all but the vectors.
   if constexpr (kHeld) {
     if (transform != nullptr) {
-      for (int i = threadIdx.x; i < Memory::kFragments; i += kWarps * 32) {
-        cuda::CopyAsync16(SharedAt(shared.transform + i), transform + i, 16);
+      for (int i = threadIdx.x; i < Memory::kFragments; i += Memory::kThreads) {
+        cuda::CopyAsync16(SharedAt(shared.Transform() + i), transform + i, 16);
       }
-      transform = shared.transform;
+      transform = shared.Transform();
     }
   }
-  if (rotates) RequestAngles<kDim>(args, first, shared);
+  if (rotates) RequestAngles(args, first, shared);
   Rows rows;
+  int64_t token[2];
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
-    const int64_t token = first + threadIdx.x % 32 / 4 + 8 * h;
-    rows.inside[h] = token < args.tokens;
-    rows.slot[h] = rows.inside[h] ? args.slots[token] : 0;
-    rows.position[h] = rows.inside[h] ? args.positions[token] : 0;
+    token[h] = first + threadIdx.x % 32 / 4 + 8 * h;
+    const bool inside = token[h] < args.tokens;
+    rows.slot[h] = inside ? args.slots[token[h]] : 0;
+    rows.position[h] = inside ? args.positions[token[h]] : 0;
   }
-  cuda::WaitForPredecessor();
-  uint8_t* vectors = shared.vectors[warp];
-  if (head < heads) RequestVectors<T, kDim>(args, first, head0 + head, vectors);
-  cuda::CopyAsyncCommit();
-  cuda::CopyAsyncWait<0>();
-  __syncthreads();
-  if (head >= heads) return;
-  Vectors<kDim> v;
-  Load<T, kDim>(vectors, v);
   const void* norm = kind == Kind::kQuery ? args.q_norm
                      : kind == Kind::kKey ? args.k_norm
                                           : nullptr;
-  if (norm != nullptr) Norm<T, kDim>(norm, args.norm_eps, v);
-  if (rotates) Rotate<kDim>(shared, v);
-  if (transform != nullptr) Transform<T, kDim, kHeld>(transform, v);
-  if (kind == Kind::kQuery) {
-    Store<T, kDim>(args, first, v, vectors, [&](int64_t token) {
-      return static_cast<T*>(args.q) + (token * args.heads + head) * kDim;
-    });
-    return;
-  }
   const CudaKvPlane& plane = kind == Kind::kKey ? args.k : args.v;
-  if (plane.packed()) {
-    Quantize<kDim>(rows, plane, kind == Kind::kKey ? args.k_clip : args.v_clip, head, v);
-  } else {
-    Store<T, kDim>(args, first, v, vectors, [&](int64_t token) {
-      return reinterpret_cast<T*>(plane.data) +
-             VectorAt(plane, args.slots[token], head, args.positions[token]) * kDim;
-    });
+  uint8_t* vectors = shared.vectors[warp];
+  // A first pass, for no tokens, brings the instructions into the caches, out of which the
+  // kernels before have pushed them; until its turn comes the CTA has the time.
+  int64_t end = kHeld ? first : args.tokens;
+  for (bool is_last = !kHeld;; is_last = true, end = args.tokens) {
+    if (is_last) cuda::WaitForPredecessor();
+    if (head < heads) RequestVectors<T, kDim>(args, first, end, head0 + head, vectors);
+    cuda::CopyAsyncCommit();
+    cuda::CopyAsyncWait<0>();
+    __syncthreads();
+    if (head >= heads) return;
+    Vectors<kDim> v;
+    Load<T, kDim>(vectors, v);
+    if (norm != nullptr) Norm<T, kDim>(norm, args.norm_eps, v);
+    if (rotates) Rotate(shared, v);
+    if (transform != nullptr) Transform<T, kDim, kHeld>(transform, v);
+    for (int h = 0; h < 2; ++h) rows.inside[h] = token[h] < end;
+    if (kind == Kind::kQuery) {
+      Store<T, kDim>(first, end, v, vectors, [&](int64_t t) {
+        return static_cast<T*>(args.q) + (t * args.heads + head) * kDim;
+      });
+    } else if (plane.packed()) {
+      Quantize<kDim>(rows, plane, kind == Kind::kKey ? args.k_clip : args.v_clip, head, v);
+    } else {
+      Store<T, kDim>(first, end, v, vectors, [&](int64_t t) {
+        return reinterpret_cast<T*>(plane.data) +
+               VectorAt(plane, args.slots[t], head, args.positions[t]) * kDim;
+      });
+    }
+    if (is_last) return;
+    __syncwarp();  // all lanes are done with the vectors
   }
 }
 
 template <typename T, int kDim, bool kHeld>
 void Launch(const CudaQuantizeKvArgs& args, CudaStream stream) {
-  using Memory = std::conditional_t<kHeld, SharedWithTransform<kDim>, Shared<kDim>>;
-  const dim3 grid(static_cast<unsigned>(CeilDiv(args.tokens, kTokens)),
-                  static_cast<unsigned>(HeadBlocks(args.heads) + 2 * HeadBlocks(args.k.heads)));
+  using Memory = Shared<kDim, kHeld>;
+  const dim3 grid(
+      static_cast<unsigned>(CeilDiv(args.tokens, kTokens)),
+      static_cast<unsigned>(HeadBlocks<kHeld>(args.heads) + 2 * HeadBlocks<kHeld>(args.k.heads)));
   const auto kernel = QuantizeKvKernel<T, kDim, kHeld>;
-  AllowSharedMemory(kernel, sizeof(Memory));
-  LaunchDependent(kernel, grid, kWarps * 32, sizeof(Memory), stream, args);
+  AllowSharedMemory(kernel, Memory::Bytes());
+  LaunchDependent(kernel, grid, Memory::kThreads, Memory::Bytes(), stream, args);
 }
 
 // Fragments of P^T as mma.sync's second operand: for eight columns j and 32 rows s, lane
