@@ -88,6 +88,7 @@ struct Feed {
       CopyAsync16(shared + ChunkOffset<kDim>(i / kRowChunks, i % kRowChunks),
                   inside ? from + i * 16 : plane.data, inside ? 16 : 0);
     }
+    CopyAsyncCommit();  // what is not in a group is not waited for
   }
 
   __device__ void Deliver(uint8_t* to, float* scales) const {
