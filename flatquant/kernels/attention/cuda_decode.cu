@@ -4,12 +4,11 @@
 #include "flatquant/base/error.h"
 #include "flatquant/kernels/attention/cuda_attention.h"
 #include "flatquant/kernels/attention/cuda_check.h"
-#include "flatquant/kernels/attention/cuda_held_plane.cuh"
+#include "flatquant/kernels/attention/cuda_decode_warp.cuh"
 #include "flatquant/kernels/cuda/dependent_launch.cuh"
 #include "flatquant/kernels/cuda/device.cuh"
 #include "flatquant/kernels/cuda/element.cuh"
 #include "flatquant/kernels/cuda/head_dim.cuh"
-#include "flatquant/kernels/cuda/tensor_core.cuh"
 
 // One token per sequence. Bound by the cache's bytes: each K and V vector is read once, by
 // one warp, for all query heads of its group (up to eight, the columns of a tensor-core
@@ -26,38 +25,20 @@ constexpr int kGroupRows = 8;  // query heads per CTA
 constexpr float kLog2E = 1.4426950408889634f;
 constexpr int kSlots = 3;  // blocks in a warp's ring: two on their way, one in use
 
-// K and V of a warp's step. Vectors of 16 bits are four times as long as packed ones: half
-// the positions, so that the rings of two CTAs fit on a multiprocessor.
-template <typename T, int kDim, bool kPackedK, bool kPackedV>
-struct Block {
-  static constexpr int kPositions = kPackedK && kPackedV ? 32 : 16;
-  // CTAs to aim for per multiprocessor: what registers and shared memory let run at once.
-  static constexpr int kCtasPerSm = kPackedK && kPackedV ? 4 : 2;
-  using Packed = cuda::PackedPlane<kDim, kPositions>;
-  using Wide = cuda::WidePlane<T, kDim, kPositions>;
-  std::conditional_t<kPackedK, Packed, Wide> k;
-  std::conditional_t<kPackedV, Packed, Wide> v;
-
-  __device__ void Request(const CudaAttentionArgs& args, int64_t at, int inside) {
-    k.Request(args.k, at, inside);
-    v.Request(args.v, at, inside);
-  }
-};
-
-// Calls run(Block{}) with the type that serves the arguments.
+// Calls run(DecodeBlock{}) with the type that serves the arguments.
 template <typename Run>
 void ForBlock(const CudaAttentionDecodeArgs& args, const Run& run) {
   const auto for_formats = [&](auto element, auto dim) {
     using T = decltype(element);
     constexpr int kDim = decltype(dim)::value;
     if (args.k.packed() && args.v.packed()) {
-      run(std::type_identity<Block<T, kDim, true, true>>());
+      run(std::type_identity<cuda::DecodeBlock<T, kDim, true, true>>());
     } else if (args.k.packed()) {
-      run(std::type_identity<Block<T, kDim, true, false>>());
+      run(std::type_identity<cuda::DecodeBlock<T, kDim, true, false>>());
     } else if (args.v.packed()) {
-      run(std::type_identity<Block<T, kDim, false, true>>());
+      run(std::type_identity<cuda::DecodeBlock<T, kDim, false, true>>());
     } else {
-      run(std::type_identity<Block<T, kDim, false, false>>());
+      run(std::type_identity<cuda::DecodeBlock<T, kDim, false, false>>());
     }
   };
   cuda::ForHeadDim(args.k.head_dim, [&](auto dim) {
@@ -99,142 +80,12 @@ struct Merge {
   Partial partial[kWarps][kGroupRows];
 };
 
-// A warp's share of a group of heads, in the layout of cuda_held_plane.cuh: this lane has
-// the heads 2 c and 2 c + 1.
 template <typename T, int kDim, bool kPackedK, bool kPackedV>
-struct Warp {
-  using B = Block<T, kDim, kPackedK, kPackedV>;
-  static constexpr int kBlock = B::kPositions;
-  using Key = decltype(B::k);
-  uint32_t q[kDim / 16][2];  // second operands: head g
-  float factor[2];           // of scores, on log2's scale: this lane's heads
-  float y[kDim / 16][4];
-  uint32_t unit;  // of y, a power of two, as a float's bits
-  float top[2];
-  float sum[2];  // of this lane's positions
-
-  // scale: of scores, on log2's scale.
-  __device__ void Start(const T* query, bool inside, float scale) {
-    LoadQuery(query, inside, scale);
-    unit = decltype(B::v)::kFirstUnit;
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      top[i] = -INFINITY;
-      sum[i] = 0;
-    }
-#pragma unroll
-    for (int m = 0; m < kDim / 16; ++m) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) y[m][i] = 0;
-    }
-  }
-
-  __device__ void LoadQuery(const T* query, bool inside, float scale) {
-    const int c = threadIdx.x % 4;
-#pragma unroll
-    for (int s = 0; s < kDim / 16; ++s) {
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        const int at = Key::QueryElement(s, h, c);
-        q[s][h] = inside ? Bits(query[at]) | Bits(query[at + Key::kPairStep]) << 16 : 0;
-      }
-    }
-    factor[0] = factor[1] = scale;
-    if constexpr (!std::is_same_v<typename Key::Query, T>) {
-      const float own = scale * NarrowQuery();
-      for (int i = 0; i < 2; ++i) factor[i] = __shfl_sync(~0u, own, (2 * c + i) * 4);
-    }
-  }
-  static __device__ uint32_t Bits(T x) { return reinterpret_cast<const uint16_t&>(x); }
-
-  // Brings q, of a type with more range, into Key::Query: divides it by the power of two below
-  // its largest element, which is returned. Nothing but what is 2^24 times smaller than that
-  // element loses bits.
-  __device__ float NarrowQuery() {
-    float largest = 0;
-    for (const auto& pair : q) {
-      for (const uint32_t bits : pair) {
-        const float2 x = cuda::Element<T>::ToFloat2(bits);
-        largest = fmaxf(largest, fmaxf(fabsf(x.x), fabsf(x.y)));
-      }
-    }
-    largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, 1));
-    largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, 2));
-    // Its exponent, kept where the inverse is a normal number too.
-    const uint32_t power =
-        ::min(::max(__float_as_uint(largest) & 0x7f800000u, 1u << 23), 253u << 23);
-    const float inverse = __uint_as_float((254u << 23) - power);
-    for (auto& pair : q) {
-      for (uint32_t& bits : pair) {
-        const float2 x = cuda::Element<T>::ToFloat2(bits);
-        bits = cuda::Element<typename Key::Query>::Pack(x.x * inverse, x.y * inverse);
-      }
-    }
-    return __uint_as_float(power);
-  }
-
-  // Positions [first, first + kBlock), those in [begin, end) counted.
-  __device__ void Step(B& block, int first, int begin, int end) {
-    const bool is_edge = first < begin || first + kBlock > end;
-    if (is_edge) block.v.Clear(begin - first, end - first);
-    float score[kBlock / 16][4] = {};
-    block.k.Score(q, factor, score);
-    if (is_edge) {
-#pragma unroll
-      for (int i = 0; i < kBlock / 4; ++i) {
-        const int position = first + i / 4 * 16 + i % 4 / 2 * 8 + threadIdx.x % 32 / 4;
-        if (position < begin || position >= end) score[i / 4][i % 4] = -INFINITY;
-      }
-    }
-    float base[2];
-    float shrink[2];
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      float new_top = top[i];
-#pragma unroll
-      for (int m = 0; m < kBlock / 16; ++m) {
-        new_top = fmaxf(new_top, fmaxf(score[m][i], score[m][2 + i]));
-      }
-#pragma unroll
-      for (int step = 4; step < 32; step *= 2) {
-        new_top = fmaxf(new_top, __shfl_xor_sync(~0u, new_top, step));
-      }
-      base[i] = new_top == -INFINITY ? 0.0f : new_top;
-      shrink[i] = cuda::Exp2(top[i] - base[i]);
-      top[i] = new_top;
-    }
-    const float unit_shrink = block.v.GrowUnit(unit);
-    // Soon neither tops nor the unit grow any more.
-    if (__any_sync(~0u, shrink[0] != 1.0f || shrink[1] != 1.0f || unit_shrink != 1.0f)) {
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        sum[i] *= shrink[i];
-        const float y_shrink = shrink[i] * unit_shrink;
-#pragma unroll
-        for (int m = 0; m < kDim / 16; ++m) {
-          y[m][i] *= y_shrink;
-          y[m][2 + i] *= y_shrink;
-        }
-      }
-    }
-#pragma unroll
-    for (int u = 0; u < kBlock / 16; ++u) {
-      float weight[4];
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        weight[i] = cuda::Exp2(score[u][i] - base[i % 2]);
-        sum[i % 2] += weight[i];
-      }
-      block.v.AddValues(u, weight, unit, y);
-    }
-  }
-};
-
-template <typename T, int kDim, bool kPackedK, bool kPackedV>
-__global__ void __launch_bounds__(kWarps * 32, Block<T, kDim, kPackedK, kPackedV>::kCtasPerSm)
+__global__ void __launch_bounds__(kWarps * 32,
+                                  cuda::DecodeBlock<T, kDim, kPackedK, kPackedV>::kCtasPerSm)
     DecodeKernel(const __grid_constant__ CudaAttentionDecodeArgs args, int row_blocks,
                  bool rehearses) {
-  using B = Block<T, kDim, kPackedK, kPackedV>;
+  using B = cuda::DecodeBlock<T, kDim, kPackedK, kPackedV>;
   constexpr int kBlock = B::kPositions;
   extern __shared__ __align__(256) uint8_t shared[];
   cuda::LetSuccessorStart();
@@ -274,7 +125,7 @@ __global__ void __launch_bounds__(kWarps * 32, Block<T, kDim, kPackedK, kPackedV
   // A first pass, of one step on the slot that nothing comes into yet, brings the instructions
   // into the caches, out of which the kernels before have pushed them. It is for CTAs that wait
   // for their turn, not for those that wait for a place.
-  Warp<T, kDim, kPackedK, kPackedV> state = {};
+  cuda::DecodeWarp<T, kDim, kPackedK, kPackedV> state = {};
   const int first_block = share_begin + warp * kBlock;
   for (bool counts = !rehearses;; counts = true) {
     if (counts) {
@@ -391,8 +242,8 @@ __global__ void __launch_bounds__(kDim)
 
 int64_t CudaAttentionWorkspaceBytes(const CudaAttentionDecodeArgs& args) {
   // Enough for any formats of the planes: how a block is cut depends on nothing else.
-  const int64_t splits = std::max(Splits<Block<__half, 64, true, true>>(args),
-                                  Splits<Block<__half, 64, false, false>>(args));
+  const int64_t splits = std::max(Splits<cuda::DecodeBlock<__half, 64, true, true>>(args),
+                                  Splits<cuda::DecodeBlock<__half, 64, false, false>>(args));
   if (splits == 1) return 0;
   return args.tokens * args.heads * splits *
          (static_cast<int64_t>(sizeof(Partial)) + args.k.head_dim * 4);
@@ -404,16 +255,17 @@ void CudaAttentionDecode(const CudaAttentionDecodeArgs& args, CudaStream stream)
   if (args.tokens == 0) return;
   const int64_t row_blocks = CeilDiv(args.heads / args.k.heads, kGroupRows);
   const auto launch = [&]<typename T, int kDim, bool kPackedK, bool kPackedV>(
-                          std::type_identity<Block<T, kDim, kPackedK, kPackedV>>) {
+                          std::type_identity<cuda::DecodeBlock<T, kDim, kPackedK, kPackedV>>) {
     constexpr size_t kShared =
-        std::max(kWarps * kSlots * sizeof(Block<T, kDim, kPackedK, kPackedV>), sizeof(Merge<kDim>));
-    const int64_t splits = Splits<Block<T, kDim, kPackedK, kPackedV>>(args);
+        std::max(kWarps * kSlots * sizeof(cuda::DecodeBlock<T, kDim, kPackedK, kPackedV>),
+                 sizeof(Merge<kDim>));
+    const int64_t splits = Splits<cuda::DecodeBlock<T, kDim, kPackedK, kPackedV>>(args);
     const dim3 grid(static_cast<unsigned>(splits), static_cast<unsigned>(args.k.heads * row_blocks),
                     static_cast<unsigned>(args.tokens));
     const auto kernel = DecodeKernel<T, kDim, kPackedK, kPackedV>;
     AllowSharedMemory(kernel, kShared);
-    const int64_t places =
-        CurrentCudaDevice().sm_count * int64_t{Block<T, kDim, kPackedK, kPackedV>::kCtasPerSm};
+    const int64_t places = CurrentCudaDevice().sm_count *
+                           int64_t{cuda::DecodeBlock<T, kDim, kPackedK, kPackedV>::kCtasPerSm};
     const bool rehearses = int64_t{grid.x} * grid.y * grid.z <= places;
     LaunchDependent(kernel, grid, kWarps * 32, kShared, stream, args, static_cast<int>(row_blocks),
                     rehearses);
