@@ -46,6 +46,12 @@ void ForBlock(const CudaAttentionDecodeArgs& args, const Run& run) {
   });
 }
 
+// CTAs that run at once.
+template <typename B>
+int64_t Places() {
+  return CurrentCudaDevice().sm_count * int64_t{B::kCtasPerSm};
+}
+
 // CTAs that share a sequence and group. The multiprocessors hold so many CTAs at once; what
 // is left over waits for a place, so that one CTA too many doubles the time. A CTA's time
 // is its rounds of blocks, and about one more to start and to end; adding up shares costs
@@ -54,7 +60,7 @@ template <typename B>
 int64_t Splits(const CudaAttentionDecodeArgs& args) {
   const int64_t groups =
       args.k.heads * CeilDiv(args.heads / args.k.heads, kGroupRows) * args.tokens;
-  const int64_t places = CurrentCudaDevice().sm_count * int64_t{B::kCtasPerSm};
+  const int64_t places = Places<B>();
   const int64_t rounds = CeilDiv(args.max_length, kWarps * B::kPositions);
   const auto time = [&](int64_t splits) {
     return CeilDiv(groups * splits, places) * (CeilDiv(rounds, splits) + 1) + (splits > 1 ? 1 : 0);
@@ -141,9 +147,9 @@ __global__ void __launch_bounds__(kWarps * 32,
         cuda::CopyAsyncWait<kSlots - 1>();
         __syncwarp();  // the lanes' copies are visible to each other
       }
-      const int first = counts ? first_block + i * kRound : begin;
-      state.Step(ring[counts ? i % kSlots : kSlots - 1], first, begin,
-                 counts ? share_end : first + kBlock);
+      const int at = counts ? first_block + i * kRound : begin;
+      state.Step(ring[counts ? i % kSlots : kSlots - 1], at, begin,
+                 counts ? share_end : at + kBlock);
     }
     if (counts) break;
   }
@@ -264,9 +270,8 @@ void CudaAttentionDecode(const CudaAttentionDecodeArgs& args, CudaStream stream)
                     static_cast<unsigned>(args.tokens));
     const auto kernel = DecodeKernel<T, kDim, kPackedK, kPackedV>;
     AllowSharedMemory(kernel, kShared);
-    const int64_t places = CurrentCudaDevice().sm_count *
-                           int64_t{cuda::DecodeBlock<T, kDim, kPackedK, kPackedV>::kCtasPerSm};
-    const bool rehearses = int64_t{grid.x} * grid.y * grid.z <= places;
+    const bool rehearses = int64_t{grid.x} * grid.y * grid.z <=
+                           Places<cuda::DecodeBlock<T, kDim, kPackedK, kPackedV>>();
     LaunchDependent(kernel, grid, kWarps * 32, kShared, stream, args, static_cast<int>(row_blocks),
                     rehearses);
     if (splits == 1) return;

@@ -26,7 +26,7 @@
 namespace flatquant::cuda {
 
 inline __device__ void CopyToShared16(void* to, const void* from, int bytes) {
-  CopyAsync16(static_cast<uint32_t>(__cvta_generic_to_shared(to)), from, bytes);
+  CopyAsync16(SharedAddress(to), from, bytes);
 }
 
 template <int kWords>
@@ -207,8 +207,7 @@ struct WidePlane {
 
   __device__ void Score(const uint32_t (&q)[kDim / 16][2], const float (&factor)[2],
                         float (&score)[kPositions / 16][4]) const {
-    const uint32_t from =
-        static_cast<uint32_t>(__cvta_generic_to_shared(data)) + ByColumns<kDim>(threadIdx.x % 32);
+    const uint32_t from = SharedAddress(data) + ByColumns<kDim>(threadIdx.x % 32);
 #pragma unroll
     for (int m = 0; m < kPositions / 16; ++m) {
 #pragma unroll
@@ -226,8 +225,7 @@ struct WidePlane {
 
   __device__ void AddValues(int u, const float (&weight)[4], uint32_t /*unit*/,
                             float (&y)[kDim / 16][4]) const {
-    const uint32_t from =
-        static_cast<uint32_t>(__cvta_generic_to_shared(data)) + ByRows<kDim>(threadIdx.x % 32);
+    const uint32_t from = SharedAddress(data) + ByRows<kDim>(threadIdx.x % 32);
     uint32_t p[2];
 #pragma unroll
     for (int h = 0; h < 2; ++h) {

@@ -80,7 +80,7 @@ struct Feed {
   // Zeros past the end: memory there may hold no numbers.
   __device__ void Copy(int first, uint8_t* to) {
     constexpr int kRowChunks = kDim / 8;
-    const uint32_t shared = static_cast<uint32_t>(__cvta_generic_to_shared(to));
+    const uint32_t shared = SharedAddress(to);
     const uint8_t* from = plane.data + (base + first) * (kDim * 2);
 #pragma unroll
     for (int i = threadIdx.x; i < kBlock * kRowChunks; i += kThreads) {
@@ -250,7 +250,7 @@ __global__ void __launch_bounds__(kThreads, 2)
       v.Request(first + kBlock, shared.v[buffer ^ 1]);
     }
     float score[kBlock / 8][4] = {};
-    state.Scores(static_cast<uint32_t>(__cvta_generic_to_shared(shared.k[buffer])), score);
+    state.Scores(SharedAddress(shared.k[buffer]), score);
     const bool whole = first + kBlock <= position0 + 1 &&
                        (window == 0 || first > position0 + kTokens - 1 - window);
 #pragma unroll
@@ -273,8 +273,7 @@ __global__ void __launch_bounds__(kThreads, 2)
       }
     }
     state.Softmax(score);
-    state.Values(static_cast<uint32_t>(__cvta_generic_to_shared(shared.v[buffer])),
-                 shared.v_scale[buffer], score);
+    state.Values(SharedAddress(shared.v[buffer]), shared.v_scale[buffer], score);
     if (has_next) {
       k.Deliver(shared.k[buffer ^ 1], shared.k_scale[buffer ^ 1]);
       v.Deliver(shared.v[buffer ^ 1], shared.v_scale[buffer ^ 1]);

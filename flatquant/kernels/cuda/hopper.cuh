@@ -8,11 +8,9 @@
 
 #include <cstdint>
 
-namespace flatquant::cuda {
+#include "flatquant/kernels/cuda/tensor_core.cuh"
 
-__device__ inline uint32_t SharedAddress(const void* pointer) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
-}
+namespace flatquant::cuda {
 
 // --- mbarrier ---------------------------------------------------------------
 

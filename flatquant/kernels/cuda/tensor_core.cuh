@@ -12,6 +12,11 @@
 
 namespace flatquant::cuda {
 
+// As instructions take it.
+__device__ inline uint32_t SharedAddress(const void* pointer) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
+}
+
 // d += A B^T, int8: a0 = A[g][4c..], a1 = A[g + 8][4c..], a2, a3 the same 16 further
 // along k; b0 = B[g][4c..], b1 = B[g][16 + 4c..].
 __device__ inline void MmaInt8(int32_t (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,

@@ -123,7 +123,7 @@ __global__ void __launch_bounds__(kWarps * 32) FewKernel(const CudaGemmW4A16Args
   const auto request_weights = [&](int i) {
     const int chunk = warp + i * kWarps;
     if (chunk >= chunks) return;
-    const uint32_t to = static_cast<uint32_t>(__cvta_generic_to_shared(slot_at(i))) + lane * 16;
+    const uint32_t to = cuda::SharedAddress(slot_at(i)) + lane * 16;
     const uint8_t* from = weight + int64_t{chunk} * cuda::kGemmIntTileBytes;
     cuda::CopyAsync16(to, from, 16);
     cuda::CopyAsync16(to + 512, from + 512, 16);
@@ -131,7 +131,7 @@ __global__ void __launch_bounds__(kWarps * 32) FewKernel(const CudaGemmW4A16Args
   const auto request_activations = [&](int i) {
     const int chunk = warp + i * kWarps;
     if (chunk < chunks) {
-      const uint32_t to = static_cast<uint32_t>(__cvta_generic_to_shared(slot_at(i)));
+      const uint32_t to = cuda::SharedAddress(slot_at(i));
       CopyActivations<T, kActRows, 32>(args, token0, chunk, lane, to + cuda::kGemmIntBlockBytes);
     }
     cuda::CopyAsyncCommit();  // also when empty, so that groups count chunks
@@ -191,8 +191,7 @@ __global__ void __launch_bounds__(kManyThreads) ManyKernel(const CudaGemmW4A16Ar
   const int chunks = static_cast<int>((args.weights.cols + kDepth - 1) / kDepth);
   const auto request = [&](int i) {
     if (i < chunks) {
-      const uint32_t to = static_cast<uint32_t>(
-          __cvta_generic_to_shared(shared + i % kManyStages * kManyStageBytes));
+      const uint32_t to = cuda::SharedAddress(shared + i % kManyStages * kManyStageBytes);
       const uint8_t* from = weight + int64_t{i} * cuda::kGemmIntTileBytes;
 #pragma unroll
       for (int at = threadIdx.x * 16; at < cuda::kGemmIntTileBytes; at += kManyThreads * 16) {

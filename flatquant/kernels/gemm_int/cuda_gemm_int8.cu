@@ -73,7 +73,7 @@ __global__ void __launch_bounds__(kThreads) Int8Kernel(const CudaGemmInt8Args ar
   const int64_t row0 = blockIdx.x * int64_t{kRows};
   const int64_t token0 = blockIdx.y * int64_t{kTokens};
   const int chunks = static_cast<int>((args.cols + kDepth - 1) / kDepth);
-  const uint32_t ring = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+  const uint32_t ring = cuda::SharedAddress(shared);
   const auto stage_at = [&](int i) { return ring + i % kStages<kTokens> * kStageBytes<kTokens>; };
   const auto request_weights = [&](int i) {
     if (i >= chunks) return;

@@ -37,7 +37,7 @@ struct Ring {
   __device__ void RequestWeights(int i) const {
     const int chunk = threadIdx.x / 32 + i * kWarps;
     if (chunk >= chunks) return;
-    const uint32_t to = static_cast<uint32_t>(__cvta_generic_to_shared(Slot(i)));
+    const uint32_t to = SharedAddress(Slot(i));
     for (int r = 0; r < kRows; ++r) {
       const uint8_t* from = weight + int64_t{chunk} * kGemmIntTileBytes + r * kGemmIntBlockBytes;
       const uint32_t block = to + r * kGemmIntBlockBytes + threadIdx.x % 32 * 16;
@@ -49,7 +49,7 @@ struct Ring {
     const int chunk = threadIdx.x / 32 + i * kWarps;
     const int lane = threadIdx.x % 32;
     if (chunk < chunks) {
-      const uint32_t to = static_cast<uint32_t>(__cvta_generic_to_shared(Slot(i)));
+      const uint32_t to = SharedAddress(Slot(i));
       for (int a = lane; a < kActRows * 8; a += 32) {
         const int64_t token = token0 + a / 8;
         const int64_t byte = chunk * 128 + a % 8 * 16;

@@ -26,10 +26,6 @@ struct Rows {
   int64_t position[2];
 };
 
-__device__ inline uint32_t SharedAt(const void* pointer) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
-}
-
 // Starts copying a head's vectors of tokens [first, first + 16), zeros from `end` on.
 template <typename T, int kDim>
 __device__ inline void RequestVectors(const CudaQuantizeKvArgs& args, int64_t first, int64_t end,
@@ -41,13 +37,14 @@ __device__ inline void RequestVectors(const CudaQuantizeKvArgs& args, int64_t fi
     const bool inside = token < end;
     const T* from = static_cast<const T*>(args.qkv) +
                     (inside ? token * args.qkv_stride + head * kDim + i % kChunks * 8 : 0);
-    CopyAsync16(SharedAt(to) + ChunkOffset<kDim>(i / kChunks, i % kChunks), from, inside ? 16 : 0);
+    CopyAsync16(SharedAddress(to) + ChunkOffset<kDim>(i / kChunks, i % kChunks), from,
+                inside ? 16 : 0);
   }
 }
 
 template <typename T, int kDim>
 __device__ inline void Load(const uint8_t* vectors, Vectors<kDim>& v) {
-  const uint32_t from = SharedAt(vectors) + ByColumns<kDim>(threadIdx.x % 32);
+  const uint32_t from = SharedAddress(vectors) + ByColumns<kDim>(threadIdx.x % 32);
 #pragma unroll
   for (int s = 0; s < kDim / 16; ++s) {
     uint32_t pairs[4];

@@ -44,8 +44,8 @@ __device__ void RequestAngles(const CudaQuantizeKvArgs& args, int64_t first,
     const bool inside = token < args.tokens;
     const int64_t from = inside ? args.positions[token] * int64_t{kDim / 2} + i % kChunks * 4 : 0;
     const int to = i / kChunks * cuda::kAngleStride<kDim> + i % kChunks * 4;
-    cuda::CopyAsync16(cuda::SharedAt(shared.cos + to), args.cos + from, inside ? 16 : 0);
-    cuda::CopyAsync16(cuda::SharedAt(shared.sin + to), args.sin + from, inside ? 16 : 0);
+    cuda::CopyAsync16(cuda::SharedAddress(shared.cos + to), args.cos + from, inside ? 16 : 0);
+    cuda::CopyAsync16(cuda::SharedAddress(shared.sin + to), args.sin + from, inside ? 16 : 0);
   }
 }
 
@@ -87,7 +87,7 @@ __global__ void __launch_bounds__(Shared<kDim, kHeld>::kThreads)
   if constexpr (kHeld) {
     if (transform != nullptr) {
       for (int i = threadIdx.x; i < Memory::kFragments; i += Memory::kThreads) {
-        cuda::CopyAsync16(cuda::SharedAt(shared.Transform() + i), transform + i, 16);
+        cuda::CopyAsync16(cuda::SharedAddress(shared.Transform() + i), transform + i, 16);
       }
       transform = shared.Transform();
     }
