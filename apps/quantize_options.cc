@@ -169,13 +169,14 @@ void AddCalibration(CLI::App& command, QuantizeSettings* settings) {
   static const std::map<std::string, QuantizeOptions::Amp> kAmp = {
       {"auto", QuantizeOptions::Amp::kAuto},
       {"bf16", QuantizeOptions::Amp::kBF16},
+      {"f16", QuantizeOptions::Amp::kF16},
       {"f32", QuantizeOptions::Amp::kF32}};
   command
       .add_option_function<std::string>(
           "--amp", [&o](const std::string& name) { o.amp = kAmp.at(name); },
-          "Matrix products in training; auto: bf16 where the processor has it [auto]")
+          "Matrix products in training; auto: bf16 where the processor has it; f16: on GPUs [auto]")
       ->check(OneOf(kAmp))
-      ->type_name("auto|bf16|f32")
+      ->type_name("auto|bf16|f16|f32")
       ->group(kGroup);
   command.add_option("--device", o.device, "Where to train: cpu, or cuda where LibTorch has it")
       ->type_name("NAME")
@@ -184,6 +185,17 @@ void AddCalibration(CLI::App& command, QuantizeSettings* settings) {
   command
       .add_flag("--direct-inverse", a.direct_inverse,
                 "Learn matrices and invert them, instead of U diag(s) V^T by Cayley maps")
+      ->group(kGroup);
+  static const std::map<std::string, QuantizeOptions::Start> kStart = {
+      {"orthogonal", QuantizeOptions::Start::kOrthogonal},
+      {"cayley", QuantizeOptions::Start::kCayley}};
+  command
+      .add_option_function<std::string>(
+          "--start", [&o](const std::string& name) { o.start = kStart.at(name); },
+          "Start from random orthogonal matrices, or, as the original, from Cayley maps of random "
+          "skew-symmetric ones [orthogonal]")
+      ->check(OneOf(kStart))
+      ->type_name("orthogonal|cayley")
       ->group(kGroup);
   command
       .add_flag("--per-linear-clips", o.per_linear_clips,

@@ -31,11 +31,11 @@ at::Tensor QuantizedInput(const BlockTensors::SiteTensors& site, const ClipLogit
 
 // The online half of a site and its linears: transform, quantize, multiply.
 std::vector<at::Tensor> SiteForward(const BlockTensors& block, Site site, const at::Tensor& x,
-                                    bool amp, const SiteObserver& observer) {
+                                    Amp amp, const SiteObserver& observer) {
   if (observer) observer(site, x);
   const BlockTensors::SiteTensors& tensors = block.site(site);
   const at::Tensor transformed = Transformed(tensors, x);
-  const at::ScalarType quantized_type = amp ? at::kBFloat16 : x.scalar_type();
+  const at::ScalarType quantized_type = OperandType(amp, x.scalar_type());
   const auto quantize = [&](const ClipLogits& clip) {
     return QuantizedInput(tensors, clip, transformed, quantized_type);
   };
@@ -57,7 +57,7 @@ std::vector<at::Tensor> SiteForward(const BlockTensors& block, Site site, const 
 }
 
 at::Tensor Attention(const ModelConfig& config, const BlockTensors& block, const RopeTables& rope,
-                     const std::vector<at::Tensor>& qkv, bool amp) {
+                     const std::vector<at::Tensor>& qkv, Amp amp) {
   const int64_t batch = qkv[0].size(0), tokens = qkv[0].size(1);
   at::Tensor q = qkv[0].view({batch, tokens, config.heads, config.head_dim});
   at::Tensor k = qkv[1].view({batch, tokens, config.kv_heads, config.head_dim});
@@ -108,7 +108,7 @@ RopeTables MakeRopeTables(const ModelConfig& config, int64_t tokens, at::ScalarT
 }
 
 at::Tensor SiteActivation(const ModelConfig& config, const BlockTensors& block,
-                          const RopeTables& rope, const at::Tensor& x, Site site, bool amp,
+                          const RopeTables& rope, const at::Tensor& x, Site site, Amp amp,
                           const SiteObserver& observer) {
   switch (site) {
     case Site::kAttnIn:
@@ -129,15 +129,14 @@ at::Tensor SiteActivation(const ModelConfig& config, const BlockTensors& block,
 }
 
 at::Tensor HalfForward(const ModelConfig& config, const BlockTensors& block, const RopeTables& rope,
-                       const at::Tensor& x, BlockHalf half, bool amp,
-                       const SiteObserver& observer) {
+                       const at::Tensor& x, BlockHalf half, Amp amp, const SiteObserver& observer) {
   const Site last = half == BlockHalf::kAttention ? Site::kAttnOut : Site::kMlpOut;
   const at::Tensor activation = SiteActivation(config, block, rope, x, last, amp, observer);
   return x + SiteForward(block, last, activation, amp, observer)[0];
 }
 
 at::Tensor BlockForward(const ModelConfig& config, const BlockTensors& block,
-                        const RopeTables& rope, const at::Tensor& x, bool amp,
+                        const RopeTables& rope, const at::Tensor& x, Amp amp,
                         const SiteObserver& observer) {
   const at::Tensor middle =
       HalfForward(config, block, rope, x, BlockHalf::kAttention, amp, observer);

@@ -9,6 +9,7 @@
 
 #include "flatquant/compress/block_weights.h"
 #include "flatquant/compress/columns.h"
+#include "flatquant/compress/ops/amp.h"
 #include "flatquant/model/config.h"
 #include "flatquant/model/network.h"
 
@@ -74,18 +75,18 @@ enum class BlockHalf { kAttention, kMlp };
 
 // What enters a site before its online transform. x: what enters the site's half.
 at::Tensor SiteActivation(const ModelConfig& config, const BlockTensors& block,
-                          const RopeTables& rope, const at::Tensor& x, Site site, bool amp,
+                          const RopeTables& rope, const at::Tensor& x, Site site, Amp amp,
                           const SiteObserver& observer = {});
 
 // One step, [batch, tokens, hidden] -> the same shape.
 at::Tensor HalfForward(const ModelConfig& config, const BlockTensors& block, const RopeTables& rope,
-                       const at::Tensor& x, BlockHalf half, bool amp,
+                       const at::Tensor& x, BlockHalf half, Amp amp,
                        const SiteObserver& observer = {});
 
 // Both. x: [batch, tokens, hidden] -> the same shape. rope: tables of at least `tokens`
-// rows. amp: matrix products take bfloat16 operands.
+// rows. amp: what matrix products round their operands to.
 at::Tensor BlockForward(const ModelConfig& config, const BlockTensors& block,
-                        const RopeTables& rope, const at::Tensor& x, bool amp,
+                        const RopeTables& rope, const at::Tensor& x, Amp amp,
                         const SiteObserver& observer = {});
 
 }  // namespace flatquant::compress

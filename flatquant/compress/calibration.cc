@@ -33,6 +33,19 @@ double CosineRate(int64_t step, int64_t steps) {
   return kLastRate + (1 - kLastRate) * 0.5 * (1 + std::cos(std::numbers::pi * progress));
 }
 
+// The root mean square that a block's output gradient is given where products are in float16;
+// the optimizer undoes it. By itself it is 2 / (n rms(y - target)) with n elements, 1e-7 to
+// 1e-4 for millions of them, and float16 is normal between 6e-5 and 65504.
+//
+// Of all that backward computes, weights' gradients are the largest: sums over the batch's T
+// tokens of a gradient times an activation. A size of 2^10 / T bounds those of an error that is
+// the same in all tokens by 2^10 |x|, which leaves a factor of 64 for |x| and for channels that
+// carry most of the error. Downwards 8192 tokens, with 1/8, leave normal numbers of a 2000th of
+// the mean, and some digits of a millionth.
+double HalfGradientSize(int64_t tokens) {
+  return std::min(1.0, 0x1p10 / static_cast<double>(tokens));
+}
+
 class BlockTrainer {
  public:
   BlockTrainer(const ModelConfig& config, const BlockWeights& weights, const Scheme& scheme,
@@ -56,7 +69,7 @@ class BlockTrainer {
 
  private:
   at::Tensor Forward(const at::Tensor& x) const {
-    const at::ScalarType weight_type = options_.amp ? at::kBFloat16 : at::kFloat;
+    const at::ScalarType weight_type = OperandType(options_.amp, at::kFloat);
     const BlockTensors block = Quantized(Fold(config_, weights_, parameters_, at::kFloat),
                                          parameters_, scheme_, weight_type);
     return BlockForward(config_, block, stream_.rope(), x, options_.amp);
@@ -122,26 +135,38 @@ class BlockTrainer {
         if (on_step) on_step();
       }
     }
+    if (!optimizer.SawOnlyFinite()) Diverged();
   }
 
   void Step(const at::Tensor& x, const at::Tensor& target, FlatAdamW* optimizer) const {
     const at::Tensor y = Forward(x);
-    at::Tensor gradient;
+    at::Tensor gradient, unit;
     {
       // d(MSE / stop_gradient(MSE)) / dy = 2 (y - target) / (n MSE), MSE = sum / n.
       at::NoGradGuard no_grad;
       gradient = y - target;
-      const at::Tensor sum = gradient.square().sum();
-      gradient.mul_(2.0 / sum.clamp_min(std::numeric_limits<float>::min()));
+      const at::Tensor sum = gradient.square().sum().clamp_min(std::numeric_limits<float>::min());
+      at::Tensor factor = 2.0 / sum;
+      if (options_.amp == Amp::kF16) {
+        const at::Tensor root_mean_square = (sum / static_cast<double>(y.numel())).sqrt();
+        const at::Tensor sized = HalfGradientSize(y.numel() / y.size(-1)) / root_mean_square;
+        unit = factor / sized;
+        factor = sized;
+      }
+      gradient.mul_(factor);
     }
     optimizer->Step(torch::autograd::grad({y}, optimizer->parameters(), {gradient},
                                           /*retain_graph=*/false, /*create_graph=*/false,
-                                          /*allow_unused=*/true));
+                                          /*allow_unused=*/true),
+                    unit);
   }
 
-  [[noreturn]] static void Diverged() {
-    throw Error("calibration.diverged", "calibration", "the loss of a block is not finite",
-                "lower --lr, or train in float32");
+  [[noreturn]] void Diverged() const {
+    const bool half = options_.amp == Amp::kF16;
+    throw Error("calibration.diverged", "calibration",
+                half ? "the loss of a block, or a gradient in float16, is not finite"
+                     : "the loss of a block, or a gradient, is not finite",
+                half ? "use --amp bf16, which has float's range" : "lower --lr, or use --amp f32");
   }
 
   const ModelConfig& config_;

@@ -21,7 +21,7 @@ struct TrainingOptions {
   double weight_lr = 0;           // corrections of the weights, in steps of their grids
   bool quantized_stream = false;  // inputs from the quantized blocks before this one
   uint64_t seed = 0;              // order of the windows
-  bool amp = false;               // bfloat16 matrix products
+  Amp amp = Amp::kOff;            // of matrix products
 };
 
 TrainingOptions TrainingOptionsOf(const QuantizeOptions& options);
@@ -40,7 +40,7 @@ struct TrainingResult {
 // With quantized_stream the block also learns to undo what the quantized blocks
 // before it did: its inputs are theirs, its target stays the original's output.
 // stream: after RunBlock of this block. on_step: called after each step.
-// Errors: calibration.diverged when the loss stops being finite.
+// Errors: calibration.diverged when the loss or a gradient stops being finite.
 TrainingResult TrainBlock(const ModelConfig& config, const BlockWeights& weights,
                           const Scheme& scheme, const TrainingOptions& options,
                           const ResidualStream& stream, const BlockParameters& parameters,

@@ -4,8 +4,11 @@
 #include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
 
+#include <limits>
+
 #include "flatquant/base/error.h"
 #include "flatquant/compress/equivalence.h"
+#include "flatquant/compress/flat_adamw.h"
 #include "flatquant/compress/fold.h"
 #include "flatquant/compress/methods/flatquant/initial_parameters.h"
 #include "flatquant/compress/tiny_model_for_test.h"
@@ -26,8 +29,8 @@ struct Bench {
 
   BlockParameters Initial(const QuantizeOptions& options) const {
     Rng rng(7);
-    return InitialParameters(
-        BlockTask{config, options, 0, weights, &stream, /*amp=*/false, kCpu, {}}, rng);
+    return InitialParameters(BlockTask{config, options, 0, weights, &stream, Amp::kOff, kCpu, {}},
+                             rng);
   }
 
   ModelConfig config;
@@ -76,8 +79,8 @@ TEST(TrainBlock, LowersTheLossOfTheDemoModelAtFourBits) {
   stream.RunBlock(weights, 8);
   QuantizeOptions options;
   Rng rng(1);
-  const BlockParameters parameters = InitialParameters(
-      BlockTask{config, options, 0, weights, &stream, /*amp=*/false, kCpu, {}}, rng);
+  const BlockParameters parameters =
+      InitialParameters(BlockTask{config, options, 0, weights, &stream, Amp::kOff, kCpu, {}}, rng);
   TrainingOptions training;
   training.epochs = 10;
   const TrainingResult result =
@@ -138,6 +141,35 @@ TEST(TrainBlock, SameSeedGivesTheSameParameters) {
   const auto a = first.TransformTensors(), b = second.TransformTensors();
   ASSERT_EQ(a.size(), b.size());
   for (size_t i = 0; i < a.size(); ++i) EXPECT_TRUE(at::equal(a[i], b[i])) << i;
+}
+
+// Float16's gradients come multiplied by a power of two, which changes nothing.
+TEST(FlatAdamW, UndoesAFactorOfTheGradients) {
+  const auto train = [](double factor) {
+    const at::Tensor values = at::arange(5, at::kFloat), unit = at::full({}, factor, at::kFloat);
+    FlatAdamW optimizer({{{values}, 0.1}}, 3, [](int64_t) { return 1.0; });
+    for (int64_t step = 0; step < 3; ++step) {
+      const at::Tensor gradient = (at::arange(5, at::kFloat) - 2.5 + step) / factor;
+      optimizer.Seek(step);
+      optimizer.Step({gradient}, factor == 1 ? at::Tensor() : unit);
+    }
+    EXPECT_TRUE(optimizer.SawOnlyFinite());
+    return values.clone();
+  };
+  EXPECT_TRUE(at::equal(train(1), train(0x1p-20)));
+}
+
+TEST(FlatAdamW, RemembersAGradientThatIsNotFinite) {
+  for (const float bad :
+       {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
+    const at::Tensor values = at::zeros({3});
+    FlatAdamW optimizer({{{values}, 0.1}}, 2, [](int64_t) { return 1.0; });
+    optimizer.Seek(0);
+    optimizer.Step({at::tensor({1.0f, bad, 1.0f})});
+    optimizer.Seek(1);
+    optimizer.Step({at::ones({3})});
+    EXPECT_FALSE(optimizer.SawOnlyFinite());
+  }
 }
 
 TEST(TrainBlock, NamesDivergence) {

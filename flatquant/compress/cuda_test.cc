@@ -1,4 +1,5 @@
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -6,7 +7,9 @@
 #include <cstdlib>
 #include <vector>
 
+#include "flatquant/base/error.h"
 #include "flatquant/compress/calibration.h"
+#include "flatquant/compress/fold.h"
 #include "flatquant/compress/methods/flatquant/initial_parameters.h"
 #include "flatquant/compress/ops/attention.h"
 #include "flatquant/compress/ops/fake_quant.h"
@@ -46,7 +49,7 @@ struct Trained {
 
 // Seven windows in batches of two, so that each epoch ends with a smaller batch.
 // memory: of the windows.
-Trained Train(const ModelConfig& config, at::Device device, bool amp,
+Trained Train(const ModelConfig& config, at::Device device, Amp amp,
               QuantizeOptions::Parametrization parametrization, const StreamMemory& memory = {}) {
   const SourceModel model = SourceModel::Open(WriteTinyModel(config, 31));
   const BlockWeights weights = LoadBlockWeights(model, 0, device);
@@ -96,8 +99,8 @@ TEST_F(Cuda, TrainsAsTheCpuDoes) {
   for (const ModelConfig& config : {TinyLlama(), TinyQwen2(), TinyQwen3(), TinyWithBiases()}) {
     for (const auto parametrization : {kSvd, kDirect}) {
       SCOPED_TRACE(runs);
-      const Trained cpu = Train(config, at::kCPU, /*amp=*/false, parametrization);
-      const Trained gpu = Train(config, kGpu, /*amp=*/false, parametrization);
+      const Trained cpu = Train(config, at::kCPU, Amp::kOff, parametrization);
+      const Trained gpu = Train(config, kGpu, Amp::kOff, parametrization);
       EXPECT_NEAR(gpu.result.loss_before / cpu.result.loss_before, 1, 0.02);
       const double log_ratio = std::log(gpu.result.loss_after / cpu.result.loss_after);
       EXPECT_NEAR(log_ratio, 0, 0.4);
@@ -109,13 +112,14 @@ TEST_F(Cuda, TrainsAsTheCpuDoes) {
 }
 
 TEST_F(Cuda, AReplayedStepGivesTheBytesOfTheStep) {
-  for (const bool amp : {false, true}) {
+  for (const Amp amp : {Amp::kOff, Amp::kBF16, Amp::kF16}) {
     const Trained replayed = Train(TinyLlama(), kGpu, amp, kSvd);
     ::setenv("FLATQUANT_CUDA_GRAPH", "0", /*overwrite=*/1);
     const Trained stepped = Train(TinyLlama(), kGpu, amp, kSvd);
     ::unsetenv("FLATQUANT_CUDA_GRAPH");
     for (size_t i = 0; i < stepped.parameters.size(); ++i) {
-      EXPECT_TRUE(at::equal(replayed.parameters[i], stepped.parameters[i])) << i << " amp " << amp;
+      EXPECT_TRUE(at::equal(replayed.parameters[i], stepped.parameters[i]))
+          << i << " amp " << static_cast<int>(amp);
     }
     EXPECT_LT(replayed.result.loss_after, 0.95 * replayed.result.loss_before);
   }
@@ -123,8 +127,8 @@ TEST_F(Cuda, AReplayedStepGivesTheBytesOfTheStep) {
 
 TEST_F(Cuda, WindowsOnTheHostGiveTheSameBytes) {
   const StreamMemory files(/*bytes=*/1 << 20, /*limit=*/1, testing::ScratchFolder());
-  const Trained there = Train(TinyLlama(), kGpu, /*amp=*/true, kSvd);
-  const Trained here = Train(TinyLlama(), kGpu, /*amp=*/true, kSvd, files);
+  const Trained there = Train(TinyLlama(), kGpu, Amp::kBF16, kSvd);
+  const Trained here = Train(TinyLlama(), kGpu, Amp::kBF16, kSvd, files);
   for (size_t i = 0; i < there.parameters.size(); ++i) {
     EXPECT_TRUE(at::equal(there.parameters[i], here.parameters[i])) << i;
   }
@@ -133,7 +137,9 @@ TEST_F(Cuda, WindowsOnTheHostGiveTheSameBytes) {
 // The grids are the CPU's but for the last bits of a sigmoid, so that values differ by as
 // little, or by a step where a quotient then lies beyond a rounding boundary.
 void ExpectSameGrid(const at::Tensor& actual, const at::Tensor& expected, const std::string& what) {
-  const double epsilon = actual.scalar_type() == at::kFloat ? kFloatEpsilon : 1.0 / 256;
+  const bool half = actual.scalar_type() == at::kHalf;
+  const double sixteen_bits = half ? 1.0 / 2048 : 1.0 / 256;
+  const double epsilon = actual.scalar_type() == at::kFloat ? kFloatEpsilon : sixteen_bits;
   const at::Tensor a = actual.to(at::kDouble), b = expected.to(at::kDouble);
   const at::Tensor difference = (a - b).abs();
   const at::Tensor apart = difference > 8 * epsilon * b.abs();
@@ -152,7 +158,7 @@ TEST_F(Cuda, FakeQuantIsAsOnTheCpu) {
   for (const Operation operation : operations) {
     const bool weight = operation == FakeQuantWeight;
     for (const int64_t n : {1, 31, 64, 1376}) {
-      for (const auto type : {at::kFloat, at::kBFloat16}) {
+      for (const auto type : {at::kFloat, at::kBFloat16, at::kHalf}) {
         constexpr int64_t kRows = 67;
         std::vector<at::Tensor> outputs;
         std::vector<std::vector<at::Tensor>> gradients;
@@ -162,8 +168,10 @@ TEST_F(Cuda, FakeQuantIsAsOnTheCpu) {
           const at::Tensor logits = RandomNormal({weight ? kRows : 1, 1}, 2) * 0.3 + 1.0;
           const at::Tensor x = Leaf(values.to(device)), max = Leaf(logits.to(device));
           const at::Tensor min = Leaf((logits * 0.9).to(device));
-          const at::Tensor g = RandomNormal({kRows, n}, 3).to(type).to(device);
-          outputs.push_back(operation(x, max, min, 4, type));
+          // The CPU has no kernels that write half.
+          const auto its_type = device.is_cpu() && type == at::kHalf ? at::kFloat : type;
+          const at::Tensor g = RandomNormal({kRows, n}, 3).to(type).to(its_type).to(device);
+          outputs.push_back(operation(x, max, min, 4, its_type));
           gradients.push_back(Gradients({outputs.back()}, {x, max, min}, {g}));
         }
         ExpectSameGrid(outputs[1].cpu(), outputs[0],
@@ -179,8 +187,9 @@ TEST_F(Cuda, FakeQuantIsAsOnTheCpu) {
   }
 }
 
-// Probabilities, logit gradients and results have 8 significant bits; see attention_test.cc.
-TEST_F(Cuda, AttentionStaysWithinItsRounding) {
+// Probabilities, logit gradients and results have 8 significant bits, or 11; see
+// attention_test.cc.
+void ExpectAttentionWithinItsRounding(Amp amp, double unit) {
   struct Case {
     int64_t batch, tokens, heads, kv_heads, dim, window;
   };
@@ -196,16 +205,98 @@ TEST_F(Cuda, AttentionStaysWithinItsRounding) {
         return Leaf(values.to(at::kBFloat16).to(exact ? at::Device(at::kCPU) : kGpu), type);
       };
       const at::Tensor q = input(c.heads, 1), k = input(c.kv_heads, 2), v = input(c.kv_heads, 3);
-      const at::Tensor y = CausalAttention(q, k, v, c.window, /*amp=*/!exact);
+      const at::Tensor y = CausalAttention(q, k, v, c.window, exact ? Amp::kOff : amp);
       const at::Tensor g =
           RandomNormal({c.batch, c.tokens, c.heads * c.dim}, 4).to(at::kBFloat16).to(y.options());
       results.push_back(Gradients({y}, {q, k, v}, {g}));
       results.back().push_back(y);
     }
     for (size_t i = 0; i < results[0].size(); ++i) {
-      const double tolerance = 16 * 0x1p-9 * std::max(1.0, MaxAbs(results[1][i]));
+      const double tolerance = 16 * unit * std::max(1.0, MaxAbs(results[1][i]));
       ExpectClose(results[0][i].cpu(), results[1][i], tolerance, "tensor " + std::to_string(i));
     }
+  }
+}
+
+TEST_F(Cuda, AttentionStaysWithinItsRounding) {
+  ExpectAttentionWithinItsRounding(Amp::kBF16, 0x1p-9);
+  ExpectAttentionWithinItsRounding(Amp::kF16, 0x1p-12);
+}
+
+// Float16 has three bits more than bfloat16: output and gradients of a block are nearer to
+// float's. An output gradient of size 1 is what training gives these few tokens.
+TEST_F(Cuda, AHalfStepIsNearerToFloatThanABfloat16Step) {
+  for (const ModelConfig& config : {TinyLlama(), TinyQwen3()}) {
+    const SourceModel model = SourceModel::Open(WriteTinyModel(config, 31));
+    const BlockWeights weights = LoadBlockWeights(model, 0, kGpu);
+    ResidualStream stream(model, RandomWindows(config, 4, 24, 3), kGpu);
+    stream.RunBlock(weights, 4);
+    QuantizeOptions options;
+    options.scheme = Scheme::Parse("w8a8kv8");
+    Rng rng(7);
+    const BlockParameters parameters = InitialParameters(
+        BlockTask{config, options, 0, weights, &stream, Amp::kOff, kGpu, {}}, rng);
+    std::vector<at::Tensor> inputs = parameters.TransformTensors();
+    for (const at::Tensor& clip : parameters.ClipTensors()) inputs.push_back(clip);
+    const at::Tensor g = RandomNormal({4, 24, config.hidden}, 5).to(kGpu);
+    std::vector<at::Tensor> results;  // gradients and output as one vector
+    for (const Amp amp : {Amp::kOff, Amp::kBF16, Amp::kF16}) {
+      const BlockTensors block =
+          Quantized(Fold(config, weights, parameters, at::kFloat), parameters, options.scheme,
+                    OperandType(amp, at::kFloat));
+      const at::Tensor y = BlockForward(config, block, stream.rope(), stream.inputs(), amp);
+      std::vector<at::Tensor> parts = Gradients({y}, inputs, {g});
+      parts.push_back((y - stream.inputs()).detach());
+      for (at::Tensor& part : parts) part = part.reshape({-1});
+      results.push_back(at::cat(parts));
+    }
+    const double size = results[0].norm().item<double>();
+    const double bf16 = (results[1] - results[0]).norm().item<double>() / size;
+    const double f16 = (results[2] - results[0]).norm().item<double>() / size;
+    EXPECT_GT(f16, 0);
+    EXPECT_LT(f16, bf16);
+  }
+}
+
+TEST_F(Cuda, TrainsInHalfAsInFloat) {
+  for (const ModelConfig& config : {TinyLlama(), TinyQwen2()}) {
+    const Trained exact = Train(config, kGpu, Amp::kOff, kSvd);
+    const Trained half = Train(config, kGpu, Amp::kF16, kSvd);
+    EXPECT_NEAR(half.result.loss_before / exact.result.loss_before, 1, 0.02);
+    EXPECT_NEAR(std::log(half.result.loss_after / exact.result.loss_after), 0, 0.4);
+  }
+}
+
+// Activations of 1e6, whose sums bfloat16 holds.
+TEST_F(Cuda, NamesWhatIsBeyondHalf) {
+  const auto train = [](Amp amp) {
+    const ModelConfig config = TinyLlama();
+    const SourceModel model = SourceModel::Open(WriteTinyModel(config, 31));
+    const BlockWeights weights = LoadBlockWeights(model, 0, kGpu);
+    ResidualStream stream(model, RandomWindows(config, 4, 24, 3), kGpu);
+    stream.RunBlock(weights, 4);
+    QuantizeOptions options;
+    options.scheme = Scheme::Parse("w8a8kv8");
+    Rng rng(7);
+    const BlockParameters parameters =
+        InitialParameters(BlockTask{config, options, 0, weights, &stream, amp, kGpu, {}}, rng);
+    {
+      at::NoGradGuard no_grad;
+      at::Tensor diagonal = parameters.site(Site::kMlpIn).diagonal;
+      diagonal.fill_(1e6);
+    }
+    TrainingOptions training;
+    training.epochs = 1;
+    training.amp = amp;
+    TrainBlock(config, weights, options.scheme, training, stream, parameters, {});
+  };
+  EXPECT_NO_THROW(train(Amp::kBF16));
+  try {
+    train(Amp::kF16);
+    ADD_FAILURE() << "activations beyond float16 passed";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.name(), "calibration.diverged");
+    EXPECT_NE(std::string(error.what()).find("--amp bf16"), std::string::npos) << error.what();
   }
 }
 

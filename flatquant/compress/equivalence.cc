@@ -34,8 +34,8 @@ double SelfTestError(const ModelConfig& config, const BlockWeights& weights,
   const RopeTables rope = MakeRopeTables(config, x.size(1), at::kDouble, x.device());
   const BlockTensors original = Converted(FullPrecision(weights), at::kDouble, at::kDouble);
   const BlockTensors rounded = Converted(folded, at::kFloat, at::kDouble);
-  const at::Tensor expected = BlockForward(config, original, rope, input, /*amp=*/false);
-  const at::Tensor actual = BlockForward(config, rounded, rope, input, /*amp=*/false);
+  const at::Tensor expected = BlockForward(config, original, rope, input, Amp::kOff);
+  const at::Tensor actual = BlockForward(config, rounded, rope, input, Amp::kOff);
   const at::Tensor size = (expected - input).square().sum(-1).mean().sqrt();
   const at::Tensor error = (actual - expected).square().sum(-1).amax().sqrt();
   const double tiny = 1e-30;  // a block that adds nothing

@@ -20,7 +20,7 @@ std::vector<float> QuantizedPath::Advance(const ModelConfig& config, const Block
   for (int64_t begin = 0; begin < windows; begin += batch) {
     const int64_t count = std::min(batch, windows - begin);
     at::Tensor x = activations_.narrow(0, begin, count);
-    x.copy_(BlockForward(config, quantized, rope, x, /*amp=*/false));
+    x.copy_(BlockForward(config, quantized, rope, x, Amp::kOff));
     const at::Tensor error = (x - original.narrow(0, begin, count)).square();
     sums += error.sum(at::IntArrayRef{0, 2}, /*keepdim=*/false, at::kDouble);
   }

@@ -138,7 +138,7 @@ std::vector<float> FakeQuantTokenNll(const PackedModel& model, const TokenWindow
       const fc::BlockTensors block = fc::Unpack(config, packed);
       for (int64_t i = 0; i < count; ++i) {
         at::Tensor window = x.narrow(0, i, 1);
-        window.copy_(fc::BlockForward(config, block, rope, window, /*amp=*/false));
+        window.copy_(fc::BlockForward(config, block, rope, window, fc::Amp::kOff));
       }
     }
     x = fc::RmsNorm(x, final_norm, config.rms_eps);

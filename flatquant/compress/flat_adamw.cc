@@ -54,14 +54,18 @@ FlatAdamW::FlatAdamW(const std::vector<Group>& groups, int64_t steps,
 
 void FlatAdamW::Seek(int64_t step) { factors_.copy_(all_factors_.select(0, step)); }
 
-void FlatAdamW::Step(const std::vector<at::Tensor>& gradients) {
+void FlatAdamW::Step(const std::vector<at::Tensor>& gradients, const at::Tensor& factor) {
   FLATQUANT_CHECK(gradients.size() == parameters_.size());
   at::NoGradGuard no_grad;
   std::vector<at::Tensor> defined = gradients;
   for (size_t i = 0; i < defined.size(); ++i) {
     if (!defined[i].defined()) defined[i] = at::zeros_like(parameters_[i]);
   }
-  AdamWStep(values_, mean_, square_, Joined(defined), rates_, factors_, kWeightDecay);
+  const at::Tensor joined = Joined(defined);
+  if (factor.defined()) joined.mul_(factor);
+  AdamWStep(values_, mean_, square_, joined, rates_, factors_, kWeightDecay);
 }
+
+bool FlatAdamW::SawOnlyFinite() const { return at::isfinite(square_).all().item<bool>(); }
 
 }  // namespace flatquant::compress

@@ -29,8 +29,13 @@ class FlatAdamW {
   // The step that the next Step takes.
   void Seek(int64_t step);
 
-  // gradients: one per parameter, undefined for zero.
-  void Step(const std::vector<at::Tensor>& gradients);
+  // gradients: one per parameter, undefined for zero, each to be multiplied by `factor`: a
+  // float on the device, undefined for 1.
+  void Step(const std::vector<at::Tensor>& gradients, const at::Tensor& factor = {});
+
+  // Whether every gradient so far was finite: what is not stays in its moments. Brings a value
+  // to the host.
+  bool SawOnlyFinite() const;
 
  private:
   std::vector<at::Tensor> parameters_;

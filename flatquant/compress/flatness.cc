@@ -38,7 +38,7 @@ std::array<SiteMagnitudes, 4> ChannelMagnitudes(const ModelConfig& config, Block
     sum = sum.defined() ? sum + energies : energies;
   };
   for (int64_t window = 0; window < x.size(0); ++window) {
-    BlockForward(config, block, rope, x.narrow(0, window, 1), /*amp=*/false, observe);
+    BlockForward(config, block, rope, x.narrow(0, window, 1), Amp::kOff, observe);
   }
   for (const Site which : kSites) {
     SiteMagnitudes& site = sites[static_cast<size_t>(which)];

@@ -70,7 +70,7 @@ TEST(ChannelMagnitudes, OfTheOriginalAreNormsOfItsActivationsAndColumns) {
   const Example example = MakeExample(TinyWithBiases());
   const BlockTensors block = FullPrecision(example.weights);
   const auto sites = ChannelMagnitudes(example.config, block, example.rope, example.x);
-  BlockForward(example.config, block, example.rope, example.x, false,
+  BlockForward(example.config, block, example.rope, example.x, Amp::kOff,
                [&](Site site, const at::Tensor& activation) {
                  const at::Tensor expected =
                      at::norm(activation.to(at::kDouble).flatten(0, 1), 2, 0);
@@ -103,7 +103,7 @@ TEST(ChannelMagnitudes, OfAFoldedBlockAreThoseOfTransformedActivations) {
     EXPECT_TRUE(at::allclose(sites[static_cast<size_t>(site)].activation, expected, 1e-4))
         << static_cast<int>(site);
   };
-  BlockForward(config, FullPrecision(example.weights), example.rope, example.x, false, observe);
+  BlockForward(config, FullPrecision(example.weights), example.rope, example.x, Amp::kOff, observe);
   EXPECT_TRUE(at::allclose(
       sites[static_cast<size_t>(Site::kMlpOut)].weight,
       at::norm(folded.weights[static_cast<size_t>(Linear::kDown)].to(at::kDouble), 2, 0), 1e-5));

@@ -54,10 +54,16 @@ struct QuantizeOptions {
   Stream stream = Stream::kFullPrecision;
   enum class Parametrization { kSvdCayley, kDirectInverse };
   Parametrization parametrization = Parametrization::kSvdCayley;
+  // Where FlatQuant's orthogonal matrices start: uniformly random, or, as the original's, as
+  // Cayley maps of random skew-symmetric matrices, which lie nearer to the identity. For
+  // kSvdCayley.
+  enum class Start { kOrthogonal, kCayley };
+  Start start = Start::kOrthogonal;
   bool per_linear_clips = false;  // the original's layout; ours shares one per site
-  enum class Amp { kAuto, kBF16, kF32 };
-  Amp amp = Amp::kAuto;  // kAuto: bf16 matrix products where the CPU has them
-  int threads = 0;       // 0: every usable core
+  // Matrix products in training. kAuto: bf16 where the processor has it. kF16: on GPUs.
+  enum class Amp { kAuto, kBF16, kF16, kF32 };
+  Amp amp = Amp::kAuto;
+  int threads = 0;  // 0: every usable core
   // Where calibration computes: "cpu", or what this LibTorch has ("cuda", "cuda:1").
   std::string device = "cpu";
   // Learned matrices to use instead of training (the original's flat_matrices.pth).

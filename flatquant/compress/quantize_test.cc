@@ -195,6 +195,12 @@ TEST_F(QuantizeTest, NamesWhatIsWrongWithTheOptions) {
   EXPECT_EQ(quantize([](O o) { o->lr = 0; }), "quantize.bad_option");
   EXPECT_EQ(quantize([](O o) { o->weight_lr = 0; }), "quantize.bad_option");
   EXPECT_EQ(quantize([](O o) { o->device = "abacus"; }), "quantize.bad_device");
+  EXPECT_EQ(quantize([](O o) { o->amp = QuantizeOptions::Amp::kF16; }), "quantize.bad_option");
+  EXPECT_EQ(quantize([](O o) {
+              o->start = QuantizeOptions::Start::kCayley;
+              o->parametrization = QuantizeOptions::Parametrization::kDirectInverse;
+            }),
+            "quantize.bad_option");
   EXPECT_EQ(quantize([](O o) {
               o->method = "rtn";
               o->transforms = "some.pth";

@@ -69,7 +69,7 @@ void ResidualStream::RunBlock(const BlockWeights& weights, int64_t batch) {
     const int64_t count = std::min(batch, windows() - begin);
     const at::Tensor x = Batch(inputs_, begin, count);
     outputs_.narrow(0, begin, count)
-        .copy_(BlockForward(config_, block, rope_, x, /*amp=*/false, observe));
+        .copy_(BlockForward(config_, block, rope_, x, Amp::kOff, observe));
   }
 }
 
@@ -87,7 +87,7 @@ void ResidualStream::RunQuantizedHalf(const BlockTensors& quantized, BlockHalf h
     const int64_t count = std::min(batch, windows() - begin);
     const at::Tensor x = Batch(from, begin, count);
     quantized_.narrow(0, begin, count)
-        .copy_(HalfForward(config_, quantized, rope_, x, half, /*amp=*/false));
+        .copy_(HalfForward(config_, quantized, rope_, x, half, Amp::kOff));
   }
 }
 

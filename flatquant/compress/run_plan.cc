@@ -29,6 +29,9 @@ void CheckTrainingOptions(const QuantizeOptions& options) {
   require(options.lr > 0, "--lr", "must be positive");
   require(options.clip_lr > 0, "--clip-lr", "must be positive");
   require(options.weight_lr > 0, "--weight-lr", "must be positive");
+  require(options.start == QuantizeOptions::Start::kOrthogonal ||
+              options.parametrization == QuantizeOptions::Parametrization::kSvdCayley,
+          "--start cayley", "starts Cayley maps, of which --direct-inverse has none");
 }
 
 void CheckGroups(const QuantizeOptions& options) {
@@ -48,6 +51,11 @@ const char* StreamName(const QuantizeOptions& options) {
   return options.stream == QuantizeOptions::Stream::kQuantized ? "quantized" : "full precision";
 }
 
+const char* AmpName(Amp amp) {
+  if (amp == Amp::kF16) return "f16";
+  return amp == Amp::kBF16 ? "bf16" : "f32";
+}
+
 std::string FileFingerprint(const std::filesystem::path& path) {
   Fingerprint fingerprint;
   fingerprint.Add(MappedFile::Open(path).bytes());
@@ -60,6 +68,8 @@ void UseDeterministicKernels() {
   at::Context& context = at::globalContext();
   // Not only a wish: attention's gradient takes it for granted that a wish may be ignored.
   context.setDeterministicAlgorithms(true, /*warn_only=*/false);
+  // Partial sums in float16 would overflow where the products themselves do not.
+  context.setAllowFP16ReductionCuBLAS(false);
 #if TORCH_VERSION_MAJOR >= 2 && (TORCH_VERSION_MAJOR > 2 || TORCH_VERSION_MINOR >= 5)
   // A debugging aid that costs a pass over every new tensor.
   context.setDeterministicFillUninitializedMemory(false);
@@ -104,16 +114,21 @@ at::Device ParseDevice(const QuantizeOptions& options) {
   }
 }
 
-bool UsesBF16(const QuantizeOptions& options, const at::Device& device) {
+Amp AmpOf(const QuantizeOptions& options, const at::Device& device) {
   switch (options.amp) {
     case QuantizeOptions::Amp::kBF16:
-      return true;
+      return Amp::kBF16;
+    case QuantizeOptions::Amp::kF16:
+      if (!device.is_cpu()) return Amp::kF16;
+      throw Error("quantize.bad_option", "--amp f16",
+                  "training on a CPU has no matrix products in float16",
+                  "use --amp bf16 or f32, or --device cuda");
     case QuantizeOptions::Amp::kF32:
-      return false;
+      return Amp::kOff;
     case QuantizeOptions::Amp::kAuto:
       break;
   }
-  return !device.is_cpu() || GetCpuFeatures().avx512bf16;
+  return !device.is_cpu() || GetCpuFeatures().avx512bf16 ? Amp::kBF16 : Amp::kOff;
 }
 
 bool UsesCalibration(const Method& method, const QuantizeOptions& options) {
@@ -136,7 +151,7 @@ RunPlan::RunPlan(const SourceModel& source, const QuantizeOptions& asked,
       device(ParseDevice(asked)),
       blocks(asked.blocks > 0 ? std::min(asked.blocks, source.config().layers)
                               : source.config().layers),
-      amp(UsesBF16(asked, device)),
+      amp(AmpOf(asked, device)),
       trains_weights_afterwards(asked.LearnsWeights() &&
                                 (asked.transforms || !method->LearnsWeights())) {
   CheckGroups(options);
@@ -199,7 +214,8 @@ JobSettings SettingsOf(const RunPlan& plan) {
       {"--clip-lr", fmt::format("{}", options.clip_lr)},
       {"--weight-lr", fmt::format("{}", options.weight_lr)},
       {"--stream", StreamName(options)},
-      {"--amp", plan.amp ? "bf16" : "f32"},
+      {"--amp", AmpName(plan.amp)},
+      {"--start", options.start == QuantizeOptions::Start::kCayley ? "cayley" : "orthogonal"},
       {"--direct-inverse",
        yes(options.parametrization == QuantizeOptions::Parametrization::kDirectInverse)},
       {"--per-linear-clips", yes(options.per_linear_clips)},

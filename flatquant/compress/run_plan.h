@@ -32,7 +32,7 @@ struct RunPlan {
   const at::Device device;
   std::optional<LearnedParameters> learned;  // instead of the method's choice
   int64_t blocks = 0;                        // how many are quantized; the rest stays
-  bool amp = false;                          // bfloat16 matrix products in training
+  Amp amp = Amp::kOff;                       // of matrix products in training
   // Whether a block needs what the quantized blocks before it produce.
   bool in_order = false;
   bool trains_weights_afterwards = false;  // the method leaves corrections to the run
@@ -48,8 +48,8 @@ bool UsesCalibration(const Method& method, const QuantizeOptions& options);
 // none. Errors: quantize.bad_device.
 at::Device ParseDevice(const QuantizeOptions& options);
 
-// Whether matrix products in training are in bfloat16.
-bool UsesBF16(const QuantizeOptions& options, const at::Device& device);
+// What matrix products in training round to. Errors: quantize.bad_option for float16 on a CPU.
+Amp AmpOf(const QuantizeOptions& options, const at::Device& device);
 
 // Throws quantize.needs_calibration.
 [[noreturn]] void ThrowNeedsCalibration(const QuantizeOptions& options);

@@ -60,15 +60,19 @@ at::Tensor RandomOrthogonal(int64_t n, Rng& rng) {
       .contiguous();
 }
 
-InvertibleMatrix InvertibleMatrix::SvdCayley(int64_t n, Rng& rng, at::Device device) {
+InvertibleMatrix InvertibleMatrix::SvdCayley(int64_t n, Rng& rng, at::Device device, Start start) {
   InvertibleMatrix result;
   result.kind_ = Kind::kSvdCayley;
   result.n_ = n;
   const at::Tensor u = RandomOrthogonal(n, rng);
   const at::Tensor v = RandomOrthogonal(n, rng);
-  result.bases_ = at::stack({u, v}).to(device);
+  const at::Tensor drawn = at::stack({u, v});
+  const bool maps = start == Start::kCayley;
+  result.bases_ =
+      (maps ? at::eye(n, drawn.options()).expand({2, n, n}).contiguous() : drawn).to(device);
   const auto options = at::TensorOptions().dtype(at::kFloat).device(device);
-  result.skew_ = at::zeros({2, n, n}, options).requires_grad_();
+  result.skew_ =
+      (maps ? drawn.tril(-1).to(options) : at::zeros({2, n, n}, options)).requires_grad_();
   result.values_ = at::ones({n}, options).requires_grad_();
   return result;
 }

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "flatquant/base/rng.h"
+#include "flatquant/compress/quantize.h"
 
 namespace flatquant::compress {
 
@@ -35,12 +36,20 @@ class InvertibleMatrix {
   // The identity: Evaluate gives undefined tensors.
   InvertibleMatrix() = default;
 
-  // P = U diag(s) V^T with s = 1 and U, V random orthogonal at first. U = B C(A),
-  // where B is fixed, drawn from `rng` (QR of a Gaussian matrix), and C is the
+  // P = U diag(s) V^T with s = 1 at first. U = B C(A), where B is fixed and C is the
   // Cayley map of the skew matrix A = T - T^T, T strictly lower triangular:
-  // C(A) = (I - A/2) (I + A/2)^-1 = 2 (I + A/2)^-1 - I. Training starts at A = 0.
+  // C(A) = (I - A/2) (I + A/2)^-1 = 2 (I + A/2)^-1 - I.
   // Then P^-T = U diag(1/s) V^T needs no further inverse.
-  static InvertibleMatrix SvdCayley(int64_t n, Rng& rng, at::Device device);
+  //
+  // Of a random orthogonal matrix X, drawn from `rng` (QR of a Gaussian matrix):
+  //   kOrthogonal  B = X, T = 0: U starts uniformly random
+  //   kCayley      B = I, T = X's lower triangle: U starts as the original's does, whose raw
+  //                parameter is such a matrix (PyTorch's parametrizations.orthogonal with
+  //                map "cayley" and no trivialization; it maps -A, but -X is as likely as X)
+  // AdamW's weight decay shrinks T, and so pulls U towards B.
+  using Start = QuantizeOptions::Start;
+  static InvertibleMatrix SvdCayley(int64_t n, Rng& rng, at::Device device,
+                                    Start start = Start::kOrthogonal);
 
   // P itself is trained, from a random orthogonal start; P^-T by inverse.
   static InvertibleMatrix DirectInverse(int64_t n, Rng& rng, at::Device device);

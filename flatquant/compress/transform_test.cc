@@ -112,6 +112,26 @@ TEST(InvertibleMatrix, StartsOrthogonal) {
   }
 }
 
+// The original's: PyTorch's parametrizations.orthogonal of a random orthogonal matrix X gives
+// (I - A/2)^-1 (I + A/2) with A = tril(X) - tril(X)^T; -X is as likely as X.
+TEST(InvertibleMatrix, CayleyStartIsTheMapOfARandomOrthogonalMatrix) {
+  constexpr int64_t kSize = 16;
+  Rng rng(3), same(3);
+  const InvertibleMatrix matrix =
+      InvertibleMatrix::SvdCayley(kSize, rng, kCpu, InvertibleMatrix::Start::kCayley);
+  const auto map = [](const at::Tensor& x) {
+    const at::Tensor half = (x.tril() - x.tril().t()) * 0.5, identity = at::eye(kSize, x.options());
+    return at::matmul(at::linalg_inv(identity - half), identity + half);
+  };
+  // As they are trained, in float.
+  const auto draw = [&] { return RandomOrthogonal(kSize, same).to(at::kFloat).to(at::kDouble); };
+  const at::Tensor x = draw(), y = draw();
+  const at::Tensor expected = at::matmul(map(-x), map(-y).t());
+  EXPECT_LE(MaxError(matrix.Evaluate(at::kDouble).matrix, expected), 1e-13);
+  // What decays is X's lower triangle.
+  EXPECT_TRUE(at::equal(matrix.parameters()[0][0].to(at::kDouble), x.tril(-1)));
+}
+
 TEST(InvertibleMatrix, InverseTransposeBelongsToTheMatrixAfterTraining) {
   for (const int64_t n : {1, 2, 5, 32}) {
     for (const bool svd : {true, false}) {

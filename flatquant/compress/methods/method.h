@@ -19,7 +19,7 @@ struct BlockTask {
   int64_t layer;
   const BlockWeights& weights;
   const ResidualStream* stream;  // after RunBlock; null for methods without calibration
-  bool amp;                      // bfloat16 matrix products
+  Amp amp;
   at::Device device;
   std::function<void()> on_step;  // to be called StepsPerBlock times
 };

@@ -346,15 +346,16 @@ struct AttentionFunction : torch::autograd::Function<AttentionFunction> {
 }  // namespace
 
 at::Tensor CausalAttention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                           int64_t window, bool amp) {
+                           int64_t window, Amp amp) {
   FLATQUANT_CHECK(q.dim() == 4 && k.dim() == 4 && k.sizes() == v.sizes());
   FLATQUANT_CHECK(q.size(0) == k.size(0) && q.size(1) == k.size(1) && q.size(3) == k.size(3));
   FLATQUANT_CHECK(q.size(2) % k.size(2) == 0 && window >= 0);
-  if (!IsCpuFloat(q) || !IsCpuFloat(k) || !IsCpuFloat(v) || q.numel() == 0) {
-    return TakesFlashAttention(q, window, amp) ? FlashAttention(q, k, v)
+  const bool fused = IsCpuFloat(q) && IsCpuFloat(k) && IsCpuFloat(v) && q.numel() > 0;
+  if (!fused || amp == Amp::kF16) {
+    return TakesFlashAttention(q, window, amp) ? FlashAttention(q, k, v, amp)
                                                : composite::CausalAttention(q, k, v, window, amp);
   }
-  return AttentionFunction::apply(q, k, v, window, amp && GemmTakesBFloat16());
+  return AttentionFunction::apply(q, k, v, window, amp == Amp::kBF16 && GemmTakesBFloat16());
 }
 
 }  // namespace flatquant::compress

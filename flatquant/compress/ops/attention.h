@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "flatquant/compress/ops/amp.h"
+
 namespace flatquant::compress {
 
 // Causal softmax attention with grouped queries: query head h reads KV head
@@ -14,9 +16,9 @@ namespace flatquant::compress {
 //
 // q: [batch, tokens, heads, head_dim]; k, v: [batch, tokens, kv_heads,
 // head_dim]. window 0 means no limit. Returns [batch, tokens, heads *
-// head_dim], float. amp: matrix products take bfloat16 operands (sums stay
-// float), where the CPU has such products. Never holds a tokens x tokens matrix on the CPU.
+// head_dim], float. amp: matrix products round their operands (sums stay
+// float), on a CPU where it has such products. Never holds a tokens x tokens matrix on the CPU.
 at::Tensor CausalAttention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                           int64_t window = 0, bool amp = false);
+                           int64_t window = 0, Amp amp = Amp::kOff);
 
 }  // namespace flatquant::compress

@@ -31,7 +31,7 @@ struct Result {
 };
 
 // Standard normal inputs, so logits of order 1.
-Result Attend(const Case& c, at::ScalarType dtype, bool amp) {
+Result Attend(const Case& c, at::ScalarType dtype, Amp amp) {
   const auto input = [&](int64_t heads, uint64_t seed) {
     // Values that bfloat16 holds, so that amp's rounding of inputs costs nothing.
     return Leaf(RandomNormal({c.batch, c.tokens, heads, c.dim}, seed).to(at::kBFloat16), dtype);
@@ -59,7 +59,7 @@ void ExpectEqual(const Case& c, const Result& actual, const Result& expected, do
 TEST(CausalAttention, EqualsTheCompositeInDouble) {
   for (const Case& c : Cases()) {
     const double sums = std::sqrt(static_cast<double>(c.tokens * c.heads));
-    ExpectEqual(c, Attend(c, at::kFloat, false), Attend(c, at::kDouble, false),
+    ExpectEqual(c, Attend(c, at::kFloat, Amp::kOff), Attend(c, at::kDouble, Amp::kOff),
                 16 * kFloatEpsilon * sums);
   }
 }
@@ -68,7 +68,8 @@ TEST(CausalAttention, EqualsTheCompositeInDouble) {
 // before they are summed; inputs are exact here.
 TEST(CausalAttention, AmpStaysWithinItsRounding) {
   for (const Case& c : Cases()) {
-    ExpectEqual(c, Attend(c, at::kFloat, true), Attend(c, at::kDouble, false), 4 * 0x1p-9);
+    ExpectEqual(c, Attend(c, at::kFloat, Amp::kBF16), Attend(c, at::kDouble, Amp::kOff),
+                4 * 0x1p-9);
   }
 }
 
@@ -76,9 +77,9 @@ TEST(CausalAttention, IsTheSameForAnyThreadCount) {
   const Case c = {2, 200, 4, 2, 16, 0};
   const int before = OpThreads();
   SetOpThreads(1);
-  const Result one = Attend(c, at::kFloat, true);
+  const Result one = Attend(c, at::kFloat, Amp::kBF16);
   SetOpThreads(2);
-  const Result two = Attend(c, at::kFloat, true);
+  const Result two = Attend(c, at::kFloat, Amp::kBF16);
   SetOpThreads(before);
   EXPECT_TRUE(at::equal(one.out, two.out));
   for (size_t i = 0; i < 3; ++i) EXPECT_TRUE(at::equal(one.gradients[i], two.gradients[i]));
@@ -98,7 +99,7 @@ TEST(Composite, AttentionIsCausalSoftmax) {
   const at::Tensor q = RandomNormal({1, 3, 2, 4}, 1).to(at::kDouble),
                    k = RandomNormal({1, 3, 1, 4}, 2).to(at::kDouble),
                    v = RandomNormal({1, 3, 1, 4}, 3).to(at::kDouble);
-  const at::Tensor out = composite::CausalAttention(q, k, v, 2, false);
+  const at::Tensor out = composite::CausalAttention(q, k, v, 2, Amp::kOff);
   // Token 2 of head 1 with a window of 2 sees tokens 1 and 2.
   const at::Tensor logits = at::matmul(k[0].select(1, 0).slice(0, 1, 3), q[0][2][1]) / 2;
   const at::Tensor expected = at::matmul(logits.softmax(0), v[0].select(1, 0).slice(0, 1, 3));

@@ -65,10 +65,12 @@ at::Tensor FakeQuantWeight(const at::Tensor& w, const at::Tensor& clip_max_logit
 }
 
 at::Tensor CausalAttention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                           int64_t window, bool amp) {
+                           int64_t window, Amp amp) {
   const int64_t batch = q.size(0), tokens = q.size(1), heads = q.size(2), dim = q.size(3);
   const int64_t kv_heads = k.size(2), group = heads / kv_heads;
-  const auto operand = [amp](const at::Tensor& t) { return amp ? t.to(at::kBFloat16) : t; };
+  const auto operand = [amp](const at::Tensor& t) {
+    return t.to(OperandType(amp, t.scalar_type()));
+  };
   // Query heads of one KV head are stacked, so that K and V are not repeated:
   // [batch, kv_heads, group * tokens, dim].
   const at::Tensor queries = operand(q / std::sqrt(static_cast<double>(dim)))
@@ -93,9 +95,9 @@ at::Tensor CausalAttention(const at::Tensor& q, const at::Tensor& k, const at::T
       .reshape({batch, tokens, heads * dim});
 }
 
-at::Tensor Linear(const at::Tensor& x, const at::Tensor& w, const at::Tensor& bias, bool amp) {
-  const at::ScalarType out = x.scalar_type() == at::kBFloat16 ? at::kFloat : x.scalar_type();
-  const at::ScalarType operand = amp ? at::kBFloat16 : out;
+at::Tensor Linear(const at::Tensor& x, const at::Tensor& w, const at::Tensor& bias, Amp amp) {
+  const at::ScalarType out = IsSixteenBits(x.scalar_type()) ? at::kFloat : x.scalar_type();
+  const at::ScalarType operand = OperandType(amp, out);
   at::Tensor y = at::matmul(x.to(operand), w.to(operand).t()).to(out);
   return bias.defined() ? y + bias : y;
 }

@@ -7,6 +7,7 @@
 
 #include "flatquant/base/error.h"
 #include "flatquant/base/half.h"
+#include "flatquant/compress/ops/amp.h"
 #include "flatquant/compress/ops/composite.h"
 #include "flatquant/compress/ops/cpu_path.h"
 #include "flatquant/compress/ops/fake_quant_gpu.h"
@@ -25,6 +26,11 @@ at::Tensor ClipFactor(const OptionalTensor& logit, const at::Tensor& x) {
   return logit.has_value() ? logit->detach().reshape({-1}).sigmoid() : at::ones({1}, x.options());
 }
 
+RowElement ElementOf(at::ScalarType type) {
+  if (type == at::kHalf) return RowElement::kHalf;
+  return type == at::kBFloat16 ? RowElement::kBFloat16 : RowElement::kFloat;
+}
+
 FakeQuantRows RowsOf(GridKind kind, int64_t bits, const at::Tensor& x, const at::Tensor& clip_max,
                      const at::Tensor& clip_min, const at::Tensor& ranges, at::ScalarType type) {
   FakeQuantRows rows;
@@ -38,7 +44,7 @@ FakeQuantRows RowsOf(GridKind kind, int64_t bits, const at::Tensor& x, const at:
   rows.max_step = clip_max.numel() > 1;
   rows.min_step = clip_min.numel() > 1;
   rows.ranges = reinterpret_cast<Range*>(ranges.data_ptr<float>());
-  rows.bfloat16 = type == at::kBFloat16;
+  rows.element = ElementOf(type);
   return rows;
 }
 
@@ -52,7 +58,7 @@ void CpuFakeQuant(const FakeQuantRows& all, void* y) {
       r.ranges[i] = FindRange(row, r.n);
       const RowGrid grid = MakeGrid<kKind>(r.ranges[i].max * r.max_factor[i * r.max_step],
                                            r.ranges[i].min * r.min_factor[i * r.min_step], r.bits);
-      if (r.bfloat16) {
+      if (r.element == RowElement::kBFloat16) {
         QuantizeRow<kKind>(row, r.n, grid, static_cast<uint16_t*>(y) + i * r.n);
       } else {
         QuantizeRow<kKind>(row, r.n, grid, static_cast<float*>(y) + i * r.n);
@@ -66,10 +72,11 @@ void CpuFakeQuantBackward(const FakeQuantRows& all, const void* dy, float* dx, f
                           float* dmin) {
   const FakeQuantRows r = all;
   ParallelFor(r.rows, RowGrain(r.n), [&](int64_t begin, int64_t end) {
-    std::vector<float> widened(r.bfloat16 ? r.n : 0);
+    const bool widens = r.element == RowElement::kBFloat16;
+    std::vector<float> widened(widens ? r.n : 0);
     for (int64_t i = begin; i < end; ++i) {
       const float* gradient = widened.data();
-      if (r.bfloat16) {
+      if (widens) {
         BF16ToFloat(static_cast<const uint16_t*>(dy) + i * r.n, widened.data(),
                     static_cast<size_t>(r.n));
       } else {
@@ -160,10 +167,10 @@ at::Tensor FakeQuant(const at::Tensor& x, const at::Tensor& clip_max_logit,
                      const at::Tensor& clip_min_logit, int bits, at::ScalarType out_dtype) {
   FLATQUANT_CHECK(bits >= 2 && (bits <= 8 || bits == 16));
   if (bits == 16) return x.to(out_dtype);
-  const bool has_kernels = x.is_cpu() || (x.is_cuda() && HasGpuFakeQuant());
+  const bool has_kernels = x.is_cpu() ? out_dtype != at::kHalf : x.is_cuda() && HasGpuFakeQuant();
   if (has_kernels && IsFloatOn(x, x.device()) && IsFloatOn(clip_max_logit, x.device()) &&
       IsFloatOn(clip_min_logit, x.device()) && x.numel() > 0 &&
-      (out_dtype == at::kFloat || out_dtype == at::kBFloat16)) {
+      (out_dtype == at::kFloat || IsSixteenBits(out_dtype))) {
     return FakeQuantFunction<kKind>::apply(x, ToOptional(clip_max_logit),
                                            ToOptional(clip_min_logit), static_cast<int64_t>(bits),
                                            out_dtype);

@@ -24,7 +24,7 @@ namespace flatquant::compress {
 //   s = max(hi, -lo) / (2^(bits-1) - 1), 1 where that is 0
 //   y = s clamp(round(x/s), -2^(bits-1), 2^(bits-1) - 1)
 // x: [..., n]; clip logits: [1]. Returns [..., n] in out_dtype (float, or
-// bfloat16 for a matrix product that follows).
+// bfloat16 or half for a matrix product that follows).
 at::Tensor FakeQuantActivation(const at::Tensor& x, const at::Tensor& clip_max_logit,
                                const at::Tensor& clip_min_logit, int bits,
                                at::ScalarType out_dtype = at::kFloat);

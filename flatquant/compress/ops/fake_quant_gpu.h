@@ -8,6 +8,9 @@
 // each as one kernel instead of some thirty of LibTorch's.
 namespace flatquant::compress {
 
+// What fake-quantized values and their gradients are held in.
+enum class RowElement { kFloat, kBFloat16, kHalf };
+
 struct FakeQuantRows {
   GridKind kind = GridKind::kActivation;
   int bits = 4;
@@ -20,8 +23,8 @@ struct FakeQuantRows {
   const float* min_factor = nullptr;
   int64_t max_step = 0;
   int64_t min_step = 0;
-  Range* ranges = nullptr;  // [rows], of x; written by the forward pass
-  bool bfloat16 = false;    // type of y and its gradient, else float
+  Range* ranges = nullptr;                  // [rows], of x; written by the forward pass
+  RowElement element = RowElement::kFloat;  // of y and its gradient; kHalf on a GPU only
 };
 
 // Whether this build has the kernels.

@@ -1,4 +1,5 @@
 #include <cuda_bf16.h>
+#include <cuda_fp16.h>
 
 #include <climits>
 #include <type_traits>
@@ -33,8 +34,10 @@ __device__ int First(int index) {
 
 __device__ float Load(const float* from) { return *from; }
 __device__ float Load(const __nv_bfloat16* from) { return __bfloat162float(*from); }
+__device__ float Load(const __half* from) { return __half2float(*from); }
 __device__ void Store(float value, float* to) { *to = value; }
 __device__ void Store(float value, __nv_bfloat16* to) { *to = __float2bfloat16_rn(value); }
+__device__ void Store(float value, __half* to) { *to = __float2half_rn(value); }
 
 // NaN stays NaN, so that a loss shows it.
 __device__ float Clamp(float value, float low, float high) {
@@ -168,10 +171,13 @@ __global__ void QuantizeBackward(FakeQuantRows rows, const T* dy, float* dx, flo
 template <typename Launch>
 void Dispatch(const FakeQuantRows& rows, Launch launch) {
   const auto by_type = [&](auto kind) {
-    if (rows.bfloat16) {
-      launch(kind, __nv_bfloat16{});
-    } else {
-      launch(kind, float{});
+    switch (rows.element) {
+      case RowElement::kFloat:
+        return launch(kind, float{});
+      case RowElement::kBFloat16:
+        return launch(kind, __nv_bfloat16{});
+      case RowElement::kHalf:
+        return launch(kind, __half{});
     }
   };
   switch (rows.kind) {

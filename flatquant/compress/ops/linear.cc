@@ -119,15 +119,15 @@ bool Fusable(const at::Tensor& t) {
 
 }  // namespace
 
-at::Tensor LinearOp(const at::Tensor& x, const at::Tensor& w, const at::Tensor& bias, bool amp) {
+at::Tensor LinearOp(const at::Tensor& x, const at::Tensor& w, const at::Tensor& bias, Amp amp) {
   return LinearGroup(x, {w}, {bias}, amp)[0];
 }
 
 std::vector<at::Tensor> LinearGroup(const at::Tensor& x, const std::vector<at::Tensor>& weights,
-                                    const std::vector<at::Tensor>& biases, bool amp) {
+                                    const std::vector<at::Tensor>& biases, Amp amp) {
   std::vector<at::Tensor> y;
-  if (Fusable(x) && std::all_of(weights.begin(), weights.end(), Fusable)) {
-    y = LinearFunction::apply(x, at::TensorList(weights), amp && GemmTakesBFloat16());
+  if (amp != Amp::kF16 && Fusable(x) && std::all_of(weights.begin(), weights.end(), Fusable)) {
+    y = LinearFunction::apply(x, at::TensorList(weights), amp == Amp::kBF16 && GemmTakesBFloat16());
     for (size_t i = 0; i < biases.size(); ++i) {
       if (biases[i].defined()) y[i] = y[i] + biases[i];
     }

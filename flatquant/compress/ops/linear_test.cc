@@ -9,8 +9,9 @@ namespace flatquant::compress {
 namespace {
 
 // What amp rounds operands to, as doubles.
-at::Tensor Rounded(const at::Tensor& t, bool amp) {
-  return (amp && GemmTakesBFloat16() ? t.detach().to(at::kBFloat16) : t.detach()).to(at::kDouble);
+at::Tensor Rounded(const at::Tensor& t, Amp amp) {
+  return (amp == Amp::kBF16 && GemmTakesBFloat16() ? t.detach().to(at::kBFloat16) : t.detach())
+      .to(at::kDouble);
 }
 
 TEST(Gemm, EqualsLibTorchForEveryLayout) {
@@ -46,7 +47,7 @@ TEST(Gemm, EqualsLibTorchForEveryLayout) {
 
 TEST(LinearGroup, EqualsProductsOfItsOperandsInDouble) {
   const int64_t in = 37;
-  for (const bool amp : {false, true}) {
+  for (const Amp amp : {Amp::kOff, Amp::kBF16}) {
     const at::Tensor x = Leaf(RandomNormal({2, 9, in}, 1));
     const std::vector<at::Tensor> w = {Leaf(RandomNormal({24, in}, 2)),
                                        Leaf(RandomNormal({5, in}, 3))};
@@ -83,18 +84,18 @@ TEST(LinearGroup, TakesRoundedInputs) {
   const std::vector<at::Tensor> g = {RandomNormal({6, 8}, 4), RandomNormal({6, 3}, 5)};
   std::vector<at::Tensor> dx;
   for (size_t i = 0; i < 2; ++i) {
-    dx.push_back(at::matmul(Rounded(g[i], true), Rounded(w[i], true)));
-    const at::Tensor y = LinearOp(x, w[i], {}, /*amp=*/true);
-    const at::Tensor exact = at::matmul(Rounded(x, true), Rounded(w[i], true).t());
+    dx.push_back(at::matmul(Rounded(g[i], Amp::kBF16), Rounded(w[i], Amp::kBF16)));
+    const at::Tensor y = LinearOp(x, w[i], {}, Amp::kBF16);
+    const at::Tensor exact = at::matmul(Rounded(x, Amp::kBF16), Rounded(w[i], Amp::kBF16).t());
     ExpectClose(y, exact, 16 * 16 * kFloatEpsilon, "y");
     const auto gradients = Gradients({y}, {x, w[i]}, {g[i]});
     ASSERT_EQ(gradients[0].scalar_type(), at::kBFloat16);
     ASSERT_EQ(gradients[1].scalar_type(), at::kBFloat16);
     ExpectClose(gradients[0], dx[i], MaxAbs(dx[i]) * 0x1p-8, "dx");
-    const at::Tensor dw = at::matmul(Rounded(g[i], true).t(), Rounded(x, true));
+    const at::Tensor dw = at::matmul(Rounded(g[i], Amp::kBF16).t(), Rounded(x, Amp::kBF16));
     ExpectClose(gradients[1], dw, MaxAbs(dw) * 0x1p-8, "dw");
   }
-  const at::Tensor both = Gradients(LinearGroup(x, w, {}, /*amp=*/true), {x}, g)[0];
+  const at::Tensor both = Gradients(LinearGroup(x, w, {}, Amp::kBF16), {x}, g)[0];
   ASSERT_EQ(both.scalar_type(), at::kBFloat16);
   ExpectClose(both, dx[0] + dx[1], MaxAbs(dx[0] + dx[1]) * 0x1p-8, "dx of both");
 }
@@ -102,10 +103,11 @@ TEST(LinearGroup, TakesRoundedInputs) {
 TEST(LinearOp, UnusedOutputsCostNothing) {
   const at::Tensor x = Leaf(RandomNormal({4, 8}, 1));
   const std::vector<at::Tensor> w = {Leaf(RandomNormal({3, 8}, 2)), Leaf(RandomNormal({2, 8}, 3))};
-  const std::vector<at::Tensor> y = LinearGroup(x, w, {}, /*amp=*/false);
+  const std::vector<at::Tensor> y = LinearGroup(x, w, {}, Amp::kOff);
   const at::Tensor g = RandomNormal({4, 2}, 4);
-  ExpectClose(Gradients({y[1]}, {x}, {g})[0], at::matmul(g.to(at::kDouble), Rounded(w[1], false)),
-              16 * 8 * kFloatEpsilon, "dx");
+  ExpectClose(Gradients({y[1]}, {x}, {g})[0],
+              at::matmul(g.to(at::kDouble), Rounded(w[1], Amp::kOff)), 16 * 8 * kFloatEpsilon,
+              "dx");
 }
 
 }  // namespace

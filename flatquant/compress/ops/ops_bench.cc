@@ -68,9 +68,9 @@ void Time(const std::string& name, int repeats,
   std::printf("%-28s %9.2f %9.2f\n", name.c_str(), f, b);
 }
 
-void Run(const Model& m, int repeats, bool amp) {
+void Run(const Model& m, int repeats, Amp amp) {
   const int64_t n = m.batch * m.tokens, q = m.heads * m.dim, kv = m.kv_heads * m.dim;
-  const at::ScalarType operand = amp ? at::kBFloat16 : at::kFloat;
+  const at::ScalarType operand = OperandType(amp, at::kFloat);
   const at::Tensor clip = Random({1}, true), x = Random({m.batch, m.tokens, m.hidden}, true),
                    wide = Random({m.batch, m.tokens, m.ffn}, true),
                    up = Random({m.batch, m.tokens, m.ffn}, true);
@@ -146,7 +146,8 @@ int main(int argc, char** argv) {
   flatquant::compress::SetOpThreads(1);
   flatquant::compress::KeepFreedMemory();
   const bool wide = argc > 1 && std::string(argv[1]) == "wide";
-  const bool amp = !(argc > 2 && std::string(argv[2]) == "fp32");
+  const bool exact = argc > 2 && std::string(argv[2]) == "fp32";
+  const auto amp = exact ? flatquant::compress::Amp::kOff : flatquant::compress::Amp::kBF16;
   const Model demo = {256, 704, 4, 2, 64, 4, 512, 16, 22};
   const Model larger = {512, 1376, 8, 4, 64, 4, 2048, 16, 16};
   flatquant::compress::Run(wide ? larger : demo, wide ? 3 : 7, amp);

@@ -23,7 +23,7 @@ void AddUpperTriangle(const at::Tensor& columns, const at::Tensor& hessian) {
   for (int64_t begin = 0; begin < cols; begin += kPanel) {
     const int64_t count = std::min(kPanel, cols - begin);
     const at::Tensor product = LinearOp(columns.narrow(0, begin, count),
-                                        columns.narrow(0, begin, cols - begin), {}, /*amp=*/false);
+                                        columns.narrow(0, begin, cols - begin), {}, Amp::kOff);
     hessian.narrow(0, begin, count).narrow(1, begin, cols - begin).add_(product);
   }
 }
@@ -42,7 +42,7 @@ std::vector<at::Tensor> SiteHessians(const ModelConfig& config, const BlockTenso
     const int64_t count = std::min(batch, stream.windows() - begin);
     const at::Tensor x =
         SiteActivation(config, block, stream.rope(),
-                       stream.Batch(stream.quantized_inputs(), begin, count), which, /*amp=*/false);
+                       stream.Batch(stream.quantized_inputs(), begin, count), which, Amp::kOff);
     for (size_t i = 0; i < hessians.size(); ++i) {
       const at::Tensor rows = SiteInput(site, site.clips[i], x, at::kFloat).flatten(0, 1);
       AddUpperTriangle(rows.t().contiguous(), hessians[i]);

@@ -174,7 +174,7 @@ TEST(GptqBlock, LowersTheErrorOfABlocksOutputs) {
     const Scheme scheme = Scheme::Parse(name);
     const auto outputs = [&](const QuantizedWeights& quantized) {
       const BlockTensors block = QuantizedForward(folded, quantized, parameters, scheme);
-      return BlockForward(config, block, stream.rope(), stream.inputs(), /*amp=*/false);
+      return BlockForward(config, block, stream.rope(), stream.inputs(), Amp::kOff);
     };
     const auto loss = [&](const at::Tensor& y) {
       return (y - stream.outputs()).square().mean().item<double>();

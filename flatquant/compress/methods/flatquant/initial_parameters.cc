@@ -23,7 +23,7 @@ ClipLogits MakeClip(const BlockTask& task, at::IntArrayRef shape) {
 
 InvertibleMatrix MakeMatrix(const BlockTask& task, int64_t n, Rng& rng) {
   return task.options.parametrization == QuantizeOptions::Parametrization::kSvdCayley
-             ? InvertibleMatrix::SvdCayley(n, rng, task.device)
+             ? InvertibleMatrix::SvdCayley(n, rng, task.device, task.options.start)
              : InvertibleMatrix::DirectInverse(n, rng, task.device);
 }
 

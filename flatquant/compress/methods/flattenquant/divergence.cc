@@ -43,7 +43,7 @@ double SiteDivergence(const BlockTask& task, const BlockParameters& base, Site s
   const at::Tensor x = task.stream->Batch(task.stream->inputs(), 0, windows);
   const at::Tensor p = LogProbabilities(task.stream->Batch(task.stream->outputs(), 0, windows));
   const at::Tensor q =
-      LogProbabilities(BlockForward(task.config, block, task.stream->rope(), x, /*amp=*/false));
+      LogProbabilities(BlockForward(task.config, block, task.stream->rope(), x, Amp::kOff));
   return (p.exp() * (p - q)).sum(-1).mean().item<double>();
 }
 

@@ -83,13 +83,13 @@ class FlattenQuantChoiceTest : public ::testing::Test {
   }
 
   BlockParameters Choose(const QuantizeOptions& options) {
-    const BlockTask task{model_.config(), options, 0, weights_, &stream_, false, cpu_, [] {}};
+    const BlockTask task{model_.config(), options, 0, weights_, &stream_, Amp::kOff, cpu_, [] {}};
     BlockReport report;
     return MakeMethod("flattenquant")->Choose(task, &report);
   }
 
   double Divergence(const QuantizeOptions& options, const BlockParameters& chosen, Site site) {
-    const BlockTask task{model_.config(), options, 0, weights_, &stream_, false, cpu_, [] {}};
+    const BlockTask task{model_.config(), options, 0, weights_, &stream_, Amp::kOff, cpu_, [] {}};
     return SiteDivergence(task, chosen, site, chosen.site(site).flattening);
   }
 
