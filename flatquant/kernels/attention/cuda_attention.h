@@ -3,7 +3,6 @@
 #include <cstdint>
 
 #include "flatquant/base/dtype.h"
-#include "flatquant/kernels/cuda/ahead.h"
 #include "flatquant/kernels/cuda/stream.h"
 #include "flatquant/kernels/quantize_kv/cuda_quantize_kv.h"
 
@@ -35,7 +34,6 @@ struct CudaAttentionDecodeArgs : CudaAttentionArgs {
   const int32_t* lengths = nullptr;
   int64_t max_length = 0;
   void* workspace = nullptr;
-  CudaAhead ahead[2];
 };
 
 int64_t CudaAttentionWorkspaceBytes(const CudaAttentionDecodeArgs& args);

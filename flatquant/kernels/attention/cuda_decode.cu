@@ -5,7 +5,6 @@
 #include "flatquant/kernels/attention/cuda_attention.h"
 #include "flatquant/kernels/attention/cuda_check.h"
 #include "flatquant/kernels/attention/cuda_decode_warp.cuh"
-#include "flatquant/kernels/attention/cuda_shares.cuh"
 #include "flatquant/kernels/cuda/dependent_launch.cuh"
 #include "flatquant/kernels/cuda/device.cuh"
 #include "flatquant/kernels/cuda/element.cuh"
@@ -15,9 +14,8 @@
 // one warp, for all query heads of its group (up to eight, the columns of a tensor-core
 // product). Warps walk over blocks of positions with an online softmax, each with a ring
 // of blocks in shared memory that asynchronous copies fill ahead. CTAs share a sequence
-// (split KV) where sequences and heads alone would not fill the GPU. As a cluster they add up
-// their results through each other's shared memory; more than a cluster holds leave that to a
-// second kernel.
+// (split KV) where sequences and heads alone would not fill the GPU, and a second kernel
+// adds up their results.
 
 namespace flatquant {
 namespace {
@@ -76,23 +74,23 @@ int64_t Splits(const CudaAttentionDecodeArgs& args) {
   return best;
 }
 
-// Whether the CTAs that share a sequence are a cluster.
-bool IsClustered(int64_t splits) {
-  return splits > 1 && splits <= cuda::kMostShares && CurrentCudaDevice().sm_version >= 90;
-}
+// A share's result: sums of weights times V, relative to the share's largest score.
+struct Partial {
+  float top;  // log2 scale
+  float sum;
+};
 
 template <int kDim>
 struct Merge {
   float y[kWarps][kGroupRows][kDim];
-  cuda::Partial partial[kWarps][kGroupRows];
-  cuda::CtaShare<kGroupRows, kDim> all;
+  Partial partial[kWarps][kGroupRows];
 };
 
 template <typename T, int kDim, bool kPackedK, bool kPackedV>
 __global__ void __launch_bounds__(kWarps * 32,
                                   cuda::DecodeBlock<T, kDim, kPackedK, kPackedV>::kCtasPerSm)
     DecodeKernel(const __grid_constant__ CudaAttentionDecodeArgs args, int row_blocks,
-                 bool clustered, bool rehearses) {
+                 bool rehearses) {
   using B = cuda::DecodeBlock<T, kDim, kPackedK, kPackedV>;
   constexpr int kBlock = B::kPositions;
   extern __shared__ __align__(256) uint8_t shared[];
@@ -130,7 +128,6 @@ __global__ void __launch_bounds__(kWarps * 32,
   };
   int requested = 0;
   for (; requested < kSlots - 1 && is_old(requested); ++requested) request(requested);
-  if (rehearses && threadIdx.x == 0) cuda::BringAhead(args.ahead);
   // A first pass, of one step on the slot that nothing comes into yet, brings the instructions
   // into the caches, out of which the kernels before have pushed them. It is for CTAs that wait
   // for their turn, not for those that wait for a place.
@@ -180,15 +177,15 @@ __global__ void __launch_bounds__(kWarps * 32,
   __syncthreads();
 
   // [tokens, heads, splits] partials, then as many vectors.
-  cuda::Partial* partials = static_cast<cuda::Partial*>(args.workspace);
+  Partial* partials = static_cast<Partial*>(args.workspace);
   float* vectors = reinterpret_cast<float*>(partials + args.tokens * args.heads * splits);
   for (int i = threadIdx.x; i < rows * kDim; i += kWarps * 32) {
     const int row = i / kDim;
-    cuda::Partial all = {-INFINITY, 0};
+    Partial all = {-INFINITY, 0};
     for (int w = 0; w < kWarps; ++w) all.top = fmaxf(all.top, merge.partial[w][row].top);
     float y = 0;
     for (int w = 0; w < kWarps; ++w) {
-      const cuda::Partial part = merge.partial[w][row];
+      const Partial part = merge.partial[w][row];
       const float factor = part.sum > 0 ? cuda::Exp2(part.top - all.top) : 0.0f;
       all.sum += factor * part.sum;
       y += factor * merge.y[w][row][i % kDim];
@@ -196,17 +193,10 @@ __global__ void __launch_bounds__(kWarps * 32,
     const int64_t vector = token * args.heads + head0 + row;
     if (splits == 1) {
       static_cast<T*>(args.y)[vector * kDim + i % kDim] = cuda::Element<T>::FromFloat(y / all.sum);
-    } else if (clustered) {
-      merge.all.y[row][i % kDim] = y;
-      if (i % kDim == 0) merge.all.partial[row] = all;
-    } else {
-      vectors[(vector * splits + split) * kDim + i % kDim] = y;
-      if (i % kDim == 0) partials[vector * splits + split] = all;
+      continue;
     }
-  }
-  if (clustered) {
-    cuda::AddCluster<T>(merge.all, rows,
-                        static_cast<T*>(args.y) + (token * args.heads + head0) * kDim);
+    vectors[(vector * splits + split) * kDim + i % kDim] = y;
+    if (i % kDim == 0) partials[vector * splits + split] = all;
   }
 }
 
@@ -228,7 +218,7 @@ __device__ float AcrossCta(float x, float (&shared)[kThreads / 32], const Combin
 // -infinity, a sum of 0 and a vector of zeros.
 template <typename T, int kDim>
 __global__ void __launch_bounds__(kDim)
-    CombineKernel(const cuda::Partial* partials, const float* vectors, int splits, T* y) {
+    CombineKernel(const Partial* partials, const float* vectors, int splits, T* y) {
   extern __shared__ float factors[];  // [splits]
   __shared__ float tops[kDim / 32];
   __shared__ float sums[kDim / 32];
@@ -240,7 +230,7 @@ __global__ void __launch_bounds__(kDim)
   top = AcrossCta<kDim>(top, tops, [](float a, float b) { return fmaxf(a, b); });
   float sum = 0;
   for (int s = threadIdx.x; s < splits; s += kDim) {
-    const cuda::Partial part = partials[first + s];
+    const Partial part = partials[first + s];
     factors[s] = cuda::Exp2(part.top - top);
     sum += factors[s] * part.sum;
   }
@@ -257,14 +247,12 @@ __global__ void __launch_bounds__(kDim)
 }  // namespace
 
 int64_t CudaAttentionWorkspaceBytes(const CudaAttentionDecodeArgs& args) {
-  const auto bytes = [&](int64_t splits) {
-    if (splits == 1 || IsClustered(splits)) return int64_t{0};
-    return args.tokens * args.heads * splits *
-           (static_cast<int64_t>(sizeof(cuda::Partial)) + args.k.head_dim * 4);
-  };
   // Enough for any formats of the planes: how a block is cut depends on nothing else.
-  return std::max(bytes(Splits<cuda::DecodeBlock<__half, 64, true, true>>(args)),
-                  bytes(Splits<cuda::DecodeBlock<__half, 64, false, false>>(args)));
+  const int64_t splits = std::max(Splits<cuda::DecodeBlock<__half, 64, true, true>>(args),
+                                  Splits<cuda::DecodeBlock<__half, 64, false, false>>(args));
+  if (splits == 1) return 0;
+  return args.tokens * args.heads * splits *
+         (static_cast<int64_t>(sizeof(Partial)) + args.k.head_dim * 4);
 }
 
 void CudaAttentionDecode(const CudaAttentionDecodeArgs& args, CudaStream stream) {
@@ -284,13 +272,11 @@ void CudaAttentionDecode(const CudaAttentionDecodeArgs& args, CudaStream stream)
     AllowSharedMemory(kernel, kShared);
     const bool rehearses = int64_t{grid.x} * grid.y * grid.z <=
                            Places<cuda::DecodeBlock<T, kDim, kPackedK, kPackedV>>();
-    const bool clustered = IsClustered(splits);
-    if (clustered) cuda::AllowLargeClusters(kernel);
-    LaunchDependentClusters(kernel, grid, clustered ? grid.x : 0, kWarps * 32, kShared, stream,
-                            args, static_cast<int>(row_blocks), clustered, rehearses);
-    if (splits == 1 || clustered) return;
+    LaunchDependent(kernel, grid, kWarps * 32, kShared, stream, args, static_cast<int>(row_blocks),
+                    rehearses);
+    if (splits == 1) return;
     const int64_t vectors = args.tokens * args.heads;
-    const cuda::Partial* partials = static_cast<const cuda::Partial*>(args.workspace);
+    const Partial* partials = static_cast<const Partial*>(args.workspace);
     LaunchDependent(CombineKernel<T, kDim>, static_cast<unsigned>(vectors), kDim,
                     static_cast<size_t>(splits) * sizeof(float), stream, partials,
                     reinterpret_cast<const float*>(partials + vectors * splits),

@@ -3,8 +3,6 @@
 #include <immintrin.h>
 
 #include <algorithm>
-#include <array>
-#include <cstdlib>
 #include <cmath>
 #include <cstdint>
 #include <numbers>
@@ -22,21 +20,20 @@
 //
 //   sum_i q[i] (code[i] - zero) = unit * (sum_i fixed[i] code[i] - zero sum_i fixed[i])
 //
-// A product of bytes, or two, does the work of four of floats that first have to be made
-// from nibbles, and rows that share a KV head share the unpacked codes.
+// Two products of bytes do the work of four of floats that first have to be made from
+// nibbles, and rows that share a KV head share the unpacked codes.
 //
 // A Multiplier multiplies a few rows with panels:
 //
 //   kRows                      rows that it takes at once
-//   Run<kIsSigned, kDigits>(rows, depth, digits, stride, codes, panels, panel_bytes,
-//                           products, product_stride, ahead, step)
+//   Run<kIsSigned>(rows, depth, digits, stride, codes, panels, panel_bytes, products,
+//                  product_stride, ahead, step)
 //
 // which computes products [rows, 16 panels] = sum_d 256^d digits_d codes as floats, with
-// rows <= kRows; digit d of row r in row kDigits r + d of `digits`, `stride` bytes long;
-// depth a multiple of 4 and panels one of 4. kIsSigned says of what sign the codes are;
-// the digits are of the other. Meanwhile it asks memory for Lines<kDigits>(depth, panels)
-// lines, `step` bytes apart from `ahead` on: the cache's next vectors arrive while
-// arithmetic runs.
+// rows <= kRows; digit d of row r in row 2 r + d of `digits`, `stride` bytes long; depth a
+// multiple of 4 and panels one of 4. kIsSigned says of what sign the codes are; the
+// digits are of the other. Meanwhile it asks memory for Lines(depth, panels) lines, `step`
+// bytes apart from `ahead` on: the cache's next vectors arrive while arithmetic runs.
 namespace flatquant {
 namespace {  // a copy per file, because files differ in instruction set
 
@@ -52,7 +49,7 @@ struct Ahead {
   void Skip(int64_t lines) { next = std::min(next + 64 * lines, end); }
 };
 
-template <typename Multiplier, int kKeyDigits, int kValueDigits, int kMode = 0>
+template <typename Multiplier>
 class IntegerAttention {
  public:
   IntegerAttention(const AttentionBlock& block, const AttentionSums& sums)
@@ -77,13 +74,13 @@ class IntegerAttention {
     unit_ = ordered_ + std::max(depth_, width_);
     query_total_ = unit_ + rows;
     uint8_t* bytes = ThreadScratch<IntegerBytesTag, uint8_t>(
-        static_cast<size_t>(kCodeKeys * (depth_ + width_) + rows * kKeyDigits * depth_ +
-                            Multiplier::kRows * kValueDigits * kCodeKeys + kCodeKeys));
+        static_cast<size_t>(kCodeKeys * (depth_ + width_) + rows * kDigits * depth_ +
+                            Multiplier::kRows * kDigits * kCodeKeys + kCodeKeys));
     key_panels_ = bytes;
     value_panels_ = key_panels_ + kCodeKeys * depth_;
     queries_ = value_panels_ + kCodeKeys * width_;
-    weights_ = queries_ + rows * kKeyDigits * depth_;
-    v_zero_ = weights_ + Multiplier::kRows * kValueDigits * kCodeKeys;
+    weights_ = queries_ + rows * kDigits * depth_;
+    v_zero_ = weights_ + Multiplier::kRows * kDigits * kCodeKeys;
   }
 
   void Run() {
@@ -117,8 +114,7 @@ class IntegerAttention {
     for (int64_t r = 0; r < block_.rows(); ++r) {
       const float* q = block_.args->q + block_.Offset(r);
       ToKeyOrder(k_, q, ordered_);
-      const FixedQuery query =
-          QueryDigits<kKeyDigits>(ordered_, depth_, queries_ + r * kKeyDigits * depth_);
+      const FixedQuery query = QueryDigits(ordered_, depth_, queries_ + r * kDigits * depth_);
       unit_[r] = query.unit * scale;
       query_total_[r] = query.total;
     }
@@ -129,10 +125,8 @@ class IntegerAttention {
     const int64_t padded = (count + 63) / 64 * 64;
     // What the groups' multiplications will not ask for.
     const int64_t groups = (block_.rows() + Multiplier::kRows - 1) / Multiplier::kRows;
-    const int64_t k_asked =
-        64 * groups * Multiplier::template Lines<kKeyDigits>(depth_, padded / 16) / k_.row_bytes;
-    const int64_t v_asked =
-        64 * groups * Multiplier::template Lines<kValueDigits>(padded, width_ / 16) / v_.row_bytes;
+    const int64_t k_asked = 64 * groups * Multiplier::Lines(depth_, padded / 16) / k_.row_bytes;
+    const int64_t v_asked = 64 * groups * Multiplier::Lines(padded, width_ / 16) / v_.row_bytes;
     AskFor(k_.scale + key + kCodeKeys, kCodeKeys * 4);
     AskFor(v_.scale + key + kCodeKeys, kCodeKeys * 4);
     AskFor(k_.zero + key + kCodeKeys, kCodeKeys);
@@ -160,10 +154,10 @@ class IntegerAttention {
     const int64_t seen = std::min(count, block_.Position(row + n - 1) + 1 - first_key);
     if (seen <= 0 || block_.First(row) - first_key >= count) return;
     const int64_t padded = (seen + 63) / 64 * 64;
-    Multiplier::template Run<false, kKeyDigits>(n, depth_, queries_ + row * kKeyDigits * depth_, depth_,
-                                             key_panels_, padded / 16, depth_ * 16, products_,
-                                             kCodeKeys, k_ahead_.next, k_ahead_.step());
-    k_ahead_.Skip(Multiplier::template Lines<kKeyDigits>(depth_, padded / 16));
+    Multiplier::template Run<false>(n, depth_, queries_ + row * kDigits * depth_, depth_,
+                                    key_panels_, padded / 16, depth_ * 16, products_, kCodeKeys,
+                                    k_ahead_.next, k_ahead_.step());
+    k_ahead_.Skip(Multiplier::Lines(depth_, padded / 16));
     __m512 shrink[Multiplier::kRows];
     __m512 unit[Multiplier::kRows];
     for (int64_t r = 0; r < n; ++r) {
@@ -172,7 +166,7 @@ class IntegerAttention {
           std::clamp<int64_t>(block_.Position(row + r) + 1 - first_key, first, seen);
       const auto weigh = [&]<int kVectors, bool kIsMasked>() {
         Weigh<kVectors, kIsMasked>(row + r, first, last, products_ + r * kCodeKeys,
-                                   weights_ + r * kValueDigits * kCodeKeys, &shrink[r], &unit[r]);
+                                   weights_ + r * kDigits * kCodeKeys, &shrink[r], &unit[r]);
       };
       const bool is_masked = first > 0 || last < padded;
       if (padded == kCodeKeys) {
@@ -181,10 +175,10 @@ class IntegerAttention {
         is_masked ? weigh.template operator()<4, true>() : weigh.template operator()<4, false>();
       }
     }
-    Multiplier::template Run<true, kValueDigits>(n, (seen + 3) / 4 * 4, weights_, kCodeKeys,
-                                            value_panels_, width_ / 16, kCodeKeys * 16, products_,
-                                            width_, v_ahead_.next, v_ahead_.step());
-    v_ahead_.Skip(Multiplier::template Lines<kValueDigits>(seen, width_ / 16));
+    Multiplier::template Run<true>(n, (seen + 3) / 4 * 4, weights_, kCodeKeys, value_panels_,
+                                   width_ / 16, kCodeKeys * 16, products_, width_, v_ahead_.next,
+                                   v_ahead_.step());
+    v_ahead_.Skip(Multiplier::Lines(seen, width_ / 16));
     for (int64_t r = 0; r < n; ++r) {
       const __m512 bias = _mm512_set1_ps(v_.is_nibble ? 0.0f : BiasOfBytes(r, padded));
       float* out = output_ + (row + r) * width_;
@@ -229,21 +223,14 @@ class IntegerAttention {
       most = _mm512_max_epu32(most, _mm512_castps_si512(x[i]));
     });
     const float heaviest = std::bit_cast<float>(_mm512_reduce_max_epu32(most));
-    const __m512 factor = _mm512_set1_ps(FixedFactor(heaviest, kWeightMax<kValueDigits>));
-    if constexpr (kMode == 1) {
-      static const auto dither = [] { std::array<float, 128> d; for (int i = 0; i < 128; ++i) d[i] = std::fmod((i * 0.6180339887), 1.0) - 0.5; return d; }();
-      Unroll<kVectors / 4>([&](auto i) {
-        const auto r = [&](int j) { return _mm512_fmadd_ps(x[4 * i + j], factor, _mm512_mul_ps(_mm512_set1_ps(0.998f), _mm512_loadu_ps(dither.data() + 64 * i + 16 * j))); };
-        const __m512 four[4] = {r(0), r(1), r(2), r(3)};
-        WeightDigits<kValueDigits>(four, digits + 64 * i, kCodeKeys);
-      });
-    } else Unroll<kVectors / 4>([&](auto i) {
+    const __m512 factor = _mm512_set1_ps(FixedFactor(heaviest, kWeightMax));
+    Unroll<kVectors / 4>([&](auto i) {
       const __m512 four[4] = {x[4 * i] * factor, x[4 * i + 1] * factor, x[4 * i + 2] * factor,
                               x[4 * i + 3] * factor};
-      WeightDigits<kValueDigits>(four, digits + 64 * i, kCodeKeys);
+      WeightDigits(four, digits + 64 * i, digits + kCodeKeys + 64 * i);
     });
     *shrink = PowerOfTwo(_mm512_set1_ps(old_top) - tops);
-    *unit = _mm512_set1_ps(FixedUnit(heaviest, kWeightMax<kValueDigits>));
+    *unit = _mm512_set1_ps(FixedUnit(heaviest, kWeightMax));
     sums_.top[row] = top;
     float* totals = totals_ + 16 * row;
     _mm512_storeu_ps(totals, _mm512_fmadd_ps(_mm512_loadu_ps(totals), *shrink, total));
@@ -251,16 +238,16 @@ class IntegerAttention {
 
   // sum_j fixed[j] (zero[j] - 128) of a row's weights: code - 128 was multiplied.
   float BiasOfBytes(int64_t r, int64_t keys) const {
-    const uint8_t* digits = weights_ + r * kValueDigits * kCodeKeys;
-    __m512i sum[kValueDigits] = {};
+    const uint8_t* digits = weights_ + r * kDigits * kCodeKeys;
+    __m512i sum[kDigits] = {};
     for (int64_t j = 0; j < keys; j += 64) {
       const __m512i zeros =
           _mm512_xor_si512(_mm512_loadu_si512(v_zero_ + j), _mm512_set1_epi8(-128));
-      for (int64_t d = 0; d < kValueDigits; ++d) {
+      for (int64_t d = 0; d < kDigits; ++d) {
         sum[d] = _mm512_dpbusd_epi32(sum[d], _mm512_loadu_si512(digits + d * kCodeKeys + j), zeros);
       }
     }
-    return _mm512_reduce_add_ps(FromDigits<kValueDigits>(sum));
+    return _mm512_reduce_add_ps(FromDigits(sum[0], sum[1]));
   }
 
   const AttentionBlock& block_;
@@ -280,34 +267,12 @@ class IntegerAttention {
   float* query_total_;  // [rows]
   uint8_t* key_panels_;
   uint8_t* value_panels_;
-  uint8_t* queries_;  // [rows, kKeyDigits, depth]
-  uint8_t* weights_;  // [kRows, kValueDigits, kCodeKeys]
+  uint8_t* queries_;  // [rows, kDigits, depth]
+  uint8_t* weights_;  // [kRows, kDigits, kCodeKeys]
   uint8_t* v_zero_;   // [kCodeKeys]
   Ahead k_ahead_ = {};
   Ahead v_ahead_ = {};
 };
-
-inline bool IsInteger(const KvPlane& plane) {
-  return plane.format == KvFormat::kNibble || plane.format == KvFormat::kByte;
-}
-
-inline bool IsInteger(const AttentionBlock& block) {
-  return IsInteger(block.args->k) && IsInteger(block.args->v);
-}
-
-// For caches of integers.
-template <typename Multiplier>
-void RunInteger(const AttentionBlock& block, const AttentionSums& sums) noexcept {
-  static const int mode = getenv("ATTN_MODE") ? atoi(getenv("ATTN_MODE")) : 22;
-  switch (mode) {
-    case 11: return IntegerAttention<Multiplier, 1, 1>(block, sums).Run();
-    case 12: return IntegerAttention<Multiplier, 1, 2>(block, sums).Run();
-    case 21: return IntegerAttention<Multiplier, 2, 1>(block, sums).Run();
-    case 22: return IntegerAttention<Multiplier, 2, 2>(block, sums).Run();
-    case 111: return IntegerAttention<Multiplier, 1, 1, 1>(block, sums).Run();
-    case 121: return IntegerAttention<Multiplier, 2, 1, 1>(block, sums).Run();
-  }
-}
 
 }  // namespace
 }  // namespace flatquant

@@ -96,8 +96,6 @@ void CheckAgainstFormula(const AttentionArgs& args, const Plane& k, const Plane&
   const int64_t group = args.heads / args.k.heads;
   const double k_top = IsInteger(args.k) ? (1 << args.k.bits) - 1 : 0;
   const double v_top = IsInteger(args.v) ? (1 << args.v.bits) - 1 : 0;
-  const bool is_nibble = args.k.format == KvFormat::kNibble && args.v.format == KvFormat::kNibble;
-  const double fixed_rounding = is_nibble ? kernel.nibble_rounding : kernel.byte_rounding;
   Worst worst;
   for (int64_t t = 0; t < args.tokens; ++t) {
     const int64_t last = args.first_position + t;
@@ -126,7 +124,7 @@ void CheckAgainstFormula(const AttentionArgs& args, const Plane& k, const Plane&
         if (IsInteger(args.k)) {
           const double unit = k.scale[static_cast<size_t>(g * args.k.capacity + j)];
           error += 4 * 2 * k_top * unit * q_sum;
-          rounding += fixed_rounding * q_max * k_sum;
+          rounding += kernel.fixed_rounding * q_max * k_sum;
         }
         score_error = std::max(score_error, (kEpsilon * error + rounding) * args.scale);
       }
@@ -144,7 +142,7 @@ void CheckAgainstFormula(const AttentionArgs& args, const Plane& k, const Plane&
       }
       const double keys = static_cast<double>(last - first + 1);
       const double fixed_error =
-          v_top * (fixed_rounding * fixed_unit * keys + kEpsilon * 4 * 2 * fixed_sum) *
+          v_top * (kernel.fixed_rounding * fixed_unit * keys + kEpsilon * 4 * 2 * fixed_sum) *
           (1 + 2 * score_error);
       for (int64_t i = 0; i < n; ++i) {
         double y = 0, magnitude = 0;

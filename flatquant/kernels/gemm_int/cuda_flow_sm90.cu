@@ -50,13 +50,12 @@ __device__ void LoadActivations(const CudaGemmIntArgs& args, const FlowLayout<C>
 }
 
 // Adds a chunk's products with 8 tokens to the sums of `blocks` blocks.
-template <int kBlocks>
 __device__ inline void Multiply(const uint8_t* weight, const uint32_t (&act)[8], int blocks,
-                                int32_t (&acc)[kBlocks][4]) {
+                                int32_t (&acc)[kFlowBlocks][4]) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
 #pragma unroll
-    for (int r = 0; r < kBlocks; ++r) {
+    for (int r = 0; r < kFlowBlocks; ++r) {
       if (r >= blocks) continue;
       const uint4 x = *reinterpret_cast<const uint4*>(weight + r * kGemmIntBlockBytes + half * 512);
       const uint32_t words[4] = {x.x, x.y, x.z, x.w};
@@ -93,7 +92,7 @@ __global__ void __launch_bounds__(C::kThreads, 2)
                             CudaGemmIntPaddedCols(args.weights.cols) / 128,
                             begin,
                             count,
-                            base + first_slot * C::kCopyBytes,
+                            base + first_slot * kFlowCopyBytes,
                             base + layout.Barriers() + 8 * first_slot};
   FlowWalk<C> ahead(chunks, warp);
   ring.Init();
@@ -134,16 +133,16 @@ __global__ void __launch_bounds__(C::kThreads, 2)
   FlowWalk<C> at(chunks, warp);
   int slot = 0;
   uint32_t parity = 0;
-  while (at.group * C::kBlocks < count) {
+  while (at.group * kFlowBlocks < count) {
     const int group = at.group;
-    const int blocks = min(C::kBlocks, count - group * C::kBlocks);
-    int32_t acc[C::kBlocks][4] = {};
+    const int blocks = min(kFlowBlocks, count - group * kFlowBlocks);
+    int32_t acc[kFlowBlocks][4] = {};
     for (; at.group == group; at.Advance()) {
       uint32_t act[8];
       LoadMatrix(*reinterpret_cast<uint32_t(*)[4]>(&act[0]), act_row + at.chunk * 128);
       LoadMatrix(*reinterpret_cast<uint32_t(*)[4]>(&act[4]), act_row + at.chunk * 128 + 64);
       BarrierWait(ring.full + 8 * slot, parity);
-      Multiply(shared + (first_slot + slot) * C::kCopyBytes + lane * 16, act, blocks, acc);
+      Multiply(shared + (first_slot + slot) * kFlowCopyBytes + lane * 16, act, blocks, acc);
       __syncwarp();
       ring.Request(slot, ahead);
       if (++slot == C::kCopies) {
@@ -152,12 +151,12 @@ __global__ void __launch_bounds__(C::kThreads, 2)
       }
     }
 #pragma unroll
-    for (int r = 0; r < C::kBlocks; ++r) {
+    for (int r = 0; r < kFlowBlocks; ++r) {
 #pragma unroll
       for (int k = 0; k < 4; ++k) {
         const int token = lane % 4 * 2 + k % 2;
         if (r >= blocks || token >= tokens) continue;
-        atomicAdd(sums + ((group * C::kBlocks + r) * tokens + token) * kFlowSumStride + lane / 4 +
+        atomicAdd(sums + ((group * kFlowBlocks + r) * tokens + token) * kFlowSumStride + lane / 4 +
                       k / 2 * 8,
                   acc[r][k]);
       }
@@ -219,35 +218,22 @@ void Launch(const CudaGemmIntArgs& args, CudaStream stream) {
   CheckCudaLaunch("GemmIntFlow");
 }
 
-// Whether every CTA's share is one 16-row block, so that copies of two would be half empty.
-bool IsSingle(const CudaGemmIntArgs& args) {
-  return CeilDiv(args.weights.rows, 16) <= Ctas(args, FlowSingle::kCtas);
-}
-
-// Calls run(C{}) with the configuration for the arguments; false where none fits.
-template <typename Run>
-bool ForConfig(const CudaGemmIntArgs& args, const Run& run) {
-  // With more tokens two CTAs' activations would often not fit.
-  const bool narrow = args.tokens <= 2;
-  if (narrow && IsSingle(args) && Fits<FlowSingle>(args)) return run(FlowSingle());
-  if (narrow && Fits<FlowNarrow>(args)) return run(FlowNarrow());
-  if (Fits<FlowWide>(args)) return run(FlowWide());
-  if (Fits<FlowWideTokens>(args)) return run(FlowWideTokens());
-  return false;
-}
+// With more tokens two CTAs' activations would often not fit.
+bool TakesNarrow(const CudaGemmIntArgs& args) { return args.tokens <= 2 && Fits<FlowNarrow>(args); }
 
 }  // namespace
 
 bool GemmIntFlowTakes(const CudaGemmIntArgs& args) {
-  return args.tokens <= kFlowTokens && ForConfig(args, [](auto) { return true; });
+  return args.tokens <= kFlowTokens && (TakesNarrow(args) || Fits<FlowWide>(args));
 }
 
 void GemmIntFlow(const CudaGemmIntArgs& args, CudaStream stream) {
-  const bool taken = ForConfig(args, [&](auto config) {
-    Launch<decltype(config)>(args, stream);
-    return true;
-  });
-  FLATQUANT_CHECK(taken && args.tokens <= kFlowTokens);
+  FLATQUANT_CHECK(GemmIntFlowTakes(args));
+  if (TakesNarrow(args)) {
+    Launch<FlowNarrow>(args, stream);
+  } else {
+    Launch<FlowWide>(args, stream);
+  }
 }
 
 }  // namespace flatquant::cuda

@@ -77,12 +77,4 @@ void CudaGemmInt(const CudaGemmIntArgs& args, CudaStream stream) {
   }
 }
 
-CudaAhead CudaGemmIntAhead(const CudaGemmIntWeights& weights, double share) {
-  const int64_t chunks = CeilDiv(weights.cols, 128);
-  const int64_t late = static_cast<int64_t>(share * static_cast<double>(chunks));
-  const int64_t stride = CudaGemmIntPaddedCols(weights.cols) / 128 * cuda::kGemmIntTileBytes;
-  return {weights.packed + (chunks - late) * cuda::kGemmIntTileBytes, CeilDiv(weights.rows, 128),
-          stride, late * cuda::kGemmIntTileBytes};
-}
-
 }  // namespace flatquant

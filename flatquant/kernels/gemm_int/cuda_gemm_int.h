@@ -3,7 +3,6 @@
 #include <cstdint>
 
 #include "flatquant/base/dtype.h"
-#include "flatquant/kernels/cuda/ahead.h"
 #include "flatquant/kernels/cuda/stream.h"
 
 namespace flatquant {
@@ -62,9 +61,5 @@ struct CudaGemmIntArgs {
 };
 
 void CudaGemmInt(const CudaGemmIntArgs& args, CudaStream stream);
-
-// The weights of the last columns, `share` of all (0..1): what the kernels read last of every
-// row.
-CudaAhead CudaGemmIntAhead(const CudaGemmIntWeights& weights, double share);
 
 }  // namespace flatquant

@@ -225,13 +225,6 @@ void CudaOps::Attend() {
     args.lengths = pass_.rows.lengths() + run.first_row;
     args.max_length = run.pool->capacity();
     args.workspace = pass_.work.attention.get();
-    const auto share = [](const char* name) { return getenv(name) ? atof(getenv(name)) : 0.0; };
-    const auto& up = block_.site(Site::kMlpIn).linears[0];
-    const auto& down = block_.site(Site::kMlpOut).linears[0];
-    if (up.is_packed && run.rows <= 8) {
-      args.ahead[0] = CudaGemmIntAhead(up.weights(), share("FQ_UP"));
-      args.ahead[1] = CudaGemmIntAhead(down.weights(), share("FQ_DOWN"));
-    }
     CudaAttentionDecode(args, pass_.stream);
   }
 }
