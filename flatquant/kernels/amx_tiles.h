@@ -12,6 +12,7 @@
 //   Store<t>(data, stride)
 //   DotBf16<c, a, b>()     c[m][n] += sum_k a[m][2k] b[k][2n] + a[m][2k+1] b[k][2n+1]
 //   DotInt8<c, a, b>()     c[m][n] += sum_{k, j < 4} a[m][4k+j] b[k][4n+j], signed
+//   DotInt8Uint8, DotUint8Int8: a signed and b unsigned, and the other way round
 //
 // a has rows of 32 bfloat16 or 64 int8; b has 16 rows k, each of 16 columns n with
 // the 2 or 4 values of the columns side by side; c has 16 x 16 floats or int32.
@@ -73,6 +74,14 @@ class AmxTiles {
   void DotInt8() noexcept {
     __asm__ volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(kC), "i"(kA), "i"(kB));
   }
+  template <int kC, int kA, int kB>
+  void DotInt8Uint8() noexcept {
+    __asm__ volatile("tdpbsud %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(kC), "i"(kA), "i"(kB));
+  }
+  template <int kC, int kA, int kB>
+  void DotUint8Int8() noexcept {
+    __asm__ volatile("tdpbusd %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(kC), "i"(kA), "i"(kB));
+  }
 };
 
 #endif  // AMX
@@ -100,17 +109,31 @@ class EmulatedTiles {
   }
   template <int kC, int kA, int kB>
   void DotBf16() noexcept {
-    Dot<float, uint16_t, kC, kA, kB>(
-        [](uint16_t bits) { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); });
+    const auto widen = [](uint16_t bits) {
+      return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
+    };
+    Dot<float, uint16_t, kC, kA, kB>(widen, widen);
   }
   template <int kC, int kA, int kB>
   void DotInt8() noexcept {
-    Dot<int32_t, int8_t, kC, kA, kB>([](int8_t value) { return static_cast<int32_t>(value); });
+    Dot<int32_t, uint8_t, kC, kA, kB>(Signed, Signed);
+  }
+  template <int kC, int kA, int kB>
+  void DotInt8Uint8() noexcept {
+    Dot<int32_t, uint8_t, kC, kA, kB>(Signed, Unsigned);
+  }
+  template <int kC, int kA, int kB>
+  void DotUint8Int8() noexcept {
+    Dot<int32_t, uint8_t, kC, kA, kB>(Unsigned, Signed);
   }
 
  private:
-  template <typename Sum, typename Element, int kC, int kA, int kB, typename Widen>
-  void Dot(const Widen& widen) noexcept {
+  static int32_t Signed(uint8_t value) { return static_cast<int8_t>(value); }
+  static int32_t Unsigned(uint8_t value) { return value; }
+
+  template <typename Sum, typename Element, int kC, int kA, int kB, typename WidenA,
+            typename WidenB>
+  void Dot(const WidenA& widen_a, const WidenB& widen_b) noexcept {
     constexpr int64_t kGroup = sizeof(Sum) / sizeof(Element);  // values side by side in b
     constexpr int64_t kDepth = kTileBytes / static_cast<int64_t>(sizeof(Element));
     constexpr int64_t kCols = kTileBytes / static_cast<int64_t>(sizeof(Sum));
@@ -123,7 +146,7 @@ class EmulatedTiles {
     for (int64_t m = 0; m < kTileHeight; ++m) {
       for (int64_t k = 0; k < kDepth; ++k) {
         for (int64_t n = 0; n < kCols; ++n) {
-          c[m][n] += widen(a[m][k]) * widen(b[k / kGroup][n * kGroup + k % kGroup]);
+          c[m][n] += widen_a(a[m][k]) * widen_b(b[k / kGroup][n * kGroup + k % kGroup]);
         }
       }
     }

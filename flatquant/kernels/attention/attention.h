@@ -83,9 +83,10 @@ struct AttentionKernel {
   void (*few_rows)(const AttentionBlock& block, const AttentionSums& sums) noexcept;
   // What queries and the softmax's weights are rounded to before they are multiplied, 0
   // for floats: relative to the number itself, and, over integer caches, relative to the
-  // largest number of its row.
+  // largest number of its row, where K and V are nibbles and where one is bytes.
   double rounding = 0;
-  double fixed_rounding = 0;
+  double nibble_rounding = 0;
+  double byte_rounding = 0;
 };
 
 // Several sequences in one parallel region. kernel: nullptr takes the best one.

@@ -20,24 +20,27 @@
 //
 //   sum_i q[i] (code[i] - zero) = unit * (sum_i fixed[i] code[i] - zero sum_i fixed[i])
 //
-// Two products of bytes do the work of four of floats that first have to be made from
-// nibbles, and rows that share a KV head share the unpacked codes.
+// A product of bytes, or two, does the work of four of floats that first have to be made
+// from nibbles, and rows that share a KV head share the unpacked codes.
 //
-// A Multiplier multiplies a few rows with panels:
+// A Multiplier multiplies a group of rows with panels:
 //
-//   kRows                      rows that it takes at once
-//   Run<kIsSigned>(rows, depth, digits, stride, codes, panels, panel_bytes, products,
-//                  product_stride, ahead, step)
+//   kRows                      rows of a group
+//   Multiply<kIsSigned, kDigits>(rows, depth, digits, stride, codes, panels, panel_bytes,
+//                                products, product_stride, ahead, step)
 //
-// which computes products [rows, 16 panels] = sum_d 256^d digits_d codes as floats, with
-// rows <= kRows; digit d of row r in row 2 r + d of `digits`, `stride` bytes long; depth a
-// multiple of 4 and panels one of 4. kIsSigned says of what sign the codes are; the
-// digits are of the other. Meanwhile it asks memory for Lines(depth, panels) lines, `step`
-// bytes apart from `ahead` on: the cache's next vectors arrive while arithmetic runs.
+// which computes products [kDigits rows, 16 panels] = digits codes in int32, row by row;
+// digit d of row r is row kDigits r + d of `digits`, `stride` bytes long, and of the
+// products. rows <= kRows, depth is a multiple of 4, panels one of 4. Operands may be read
+// up to a depth that is a multiple of 64, where either is zero, and rows up to kRows read
+// and written. kIsSigned says of what sign the codes are; the digits are of the other.
+// Meanwhile it asks memory for Lines<kDigits>(depth, panels) lines, `step` bytes apart
+// from `ahead` on: the cache's next vectors arrive while arithmetic runs.
 namespace flatquant {
 namespace {  // a copy per file, because files differ in instruction set
 
 struct IntegerFloatsTag {};
+struct IntegerProductsTag {};
 struct IntegerBytesTag {};
 
 // Vectors of a cache that are to be staged in the next step, as far as nobody has asked
@@ -49,7 +52,8 @@ struct Ahead {
   void Skip(int64_t lines) { next = std::min(next + 64 * lines, end); }
 };
 
-template <typename Multiplier>
+// kDigits: of queries and weights.
+template <typename Multiplier, int kDigits>
 class IntegerAttention {
  public:
   IntegerAttention(const AttentionBlock& block, const AttentionSums& sums)
@@ -60,26 +64,26 @@ class IntegerAttention {
         depth_(k_.codes()),
         width_(v_.codes()) {
     const int64_t rows = block.rows();
-    const int64_t widest = std::max(width_, kCodeKeys);
+    const int64_t padded = rows + Multiplier::kRows;
     float* floats = ThreadScratch<IntegerFloatsTag, float>(
-        static_cast<size_t>(rows * (width_ + 16 + 2) + Multiplier::kRows * widest + 3 * kCodeKeys +
-                            std::max(depth_, width_)));
+        static_cast<size_t>(rows * (width_ + 16 + 2) + 3 * kCodeKeys + std::max(depth_, width_)));
     output_ = floats;
     totals_ = output_ + rows * width_;
-    products_ = totals_ + rows * 16;
-    k_zero_ = products_ + Multiplier::kRows * widest;
+    k_zero_ = totals_ + rows * 16;
     k_scale_ = k_zero_ + kCodeKeys;
     v_scale_ = k_scale_ + kCodeKeys;
     ordered_ = v_scale_ + kCodeKeys;
     unit_ = ordered_ + std::max(depth_, width_);
     query_total_ = unit_ + rows;
+    products_ = ThreadScratch<IntegerProductsTag, int32_t>(
+        static_cast<size_t>(Multiplier::kRows * kDigits * std::max(width_, kCodeKeys)));
     uint8_t* bytes = ThreadScratch<IntegerBytesTag, uint8_t>(
-        static_cast<size_t>(kCodeKeys * (depth_ + width_) + rows * kDigits * depth_ +
+        static_cast<size_t>(kCodeKeys * (depth_ + width_) + padded * kDigits * depth_ +
                             Multiplier::kRows * kDigits * kCodeKeys + kCodeKeys));
     key_panels_ = bytes;
     value_panels_ = key_panels_ + kCodeKeys * depth_;
     queries_ = value_panels_ + kCodeKeys * width_;
-    weights_ = queries_ + rows * kDigits * depth_;
+    weights_ = queries_ + padded * kDigits * depth_;
     v_zero_ = weights_ + Multiplier::kRows * kDigits * kCodeKeys;
   }
 
@@ -114,7 +118,8 @@ class IntegerAttention {
     for (int64_t r = 0; r < block_.rows(); ++r) {
       const float* q = block_.args->q + block_.Offset(r);
       ToKeyOrder(k_, q, ordered_);
-      const FixedQuery query = QueryDigits(ordered_, depth_, queries_ + r * kDigits * depth_);
+      const FixedQuery query =
+          QueryDigits<kDigits>(ordered_, depth_, queries_ + r * kDigits * depth_);
       unit_[r] = query.unit * scale;
       query_total_[r] = query.total;
     }
@@ -125,8 +130,10 @@ class IntegerAttention {
     const int64_t padded = (count + 63) / 64 * 64;
     // What the groups' multiplications will not ask for.
     const int64_t groups = (block_.rows() + Multiplier::kRows - 1) / Multiplier::kRows;
-    const int64_t k_asked = 64 * groups * Multiplier::Lines(depth_, padded / 16) / k_.row_bytes;
-    const int64_t v_asked = 64 * groups * Multiplier::Lines(padded, width_ / 16) / v_.row_bytes;
+    const int64_t k_asked =
+        64 * groups * Multiplier::template Lines<kDigits>(depth_, padded / 16) / k_.row_bytes;
+    const int64_t v_asked =
+        64 * groups * Multiplier::template Lines<kDigits>(padded, width_ / 16) / v_.row_bytes;
     AskFor(k_.scale + key + kCodeKeys, kCodeKeys * 4);
     AskFor(v_.scale + key + kCodeKeys, kCodeKeys * 4);
     AskFor(k_.zero + key + kCodeKeys, kCodeKeys);
@@ -154,86 +161,121 @@ class IntegerAttention {
     const int64_t seen = std::min(count, block_.Position(row + n - 1) + 1 - first_key);
     if (seen <= 0 || block_.First(row) - first_key >= count) return;
     const int64_t padded = (seen + 63) / 64 * 64;
-    Multiplier::template Run<false>(n, depth_, queries_ + row * kDigits * depth_, depth_,
-                                    key_panels_, padded / 16, depth_ * 16, products_, kCodeKeys,
-                                    k_ahead_.next, k_ahead_.step());
-    k_ahead_.Skip(Multiplier::Lines(depth_, padded / 16));
-    __m512 shrink[Multiplier::kRows];
-    __m512 unit[Multiplier::kRows];
-    for (int64_t r = 0; r < n; ++r) {
-      const int64_t first = std::clamp<int64_t>(block_.First(row + r) - first_key, 0, seen);
-      const int64_t last =
-          std::clamp<int64_t>(block_.Position(row + r) + 1 - first_key, first, seen);
-      const auto weigh = [&]<int kVectors, bool kIsMasked>() {
-        Weigh<kVectors, kIsMasked>(row + r, first, last, products_ + r * kCodeKeys,
-                                   weights_ + r * kDigits * kCodeKeys, &shrink[r], &unit[r]);
-      };
-      const bool is_masked = first > 0 || last < padded;
-      if (padded == kCodeKeys) {
-        is_masked ? weigh.template operator()<8, true>() : weigh.template operator()<8, false>();
-      } else {
-        is_masked ? weigh.template operator()<4, true>() : weigh.template operator()<4, false>();
-      }
-    }
-    Multiplier::template Run<true>(n, (seen + 3) / 4 * 4, weights_, kCodeKeys, value_panels_,
-                                   width_ / 16, kCodeKeys * 16, products_, width_, v_ahead_.next,
-                                   v_ahead_.step());
-    v_ahead_.Skip(Multiplier::Lines(seen, width_ / 16));
-    for (int64_t r = 0; r < n; ++r) {
+    multiplier_.template Multiply<false, kDigits>(
+        n, depth_, queries_ + row * kDigits * depth_, depth_, key_panels_, padded / 16, depth_ * 16,
+        products_, kCodeKeys, k_ahead_.next, k_ahead_.step());
+    k_ahead_.Skip(Multiplier::template Lines<kDigits>(depth_, padded / 16));
+    int64_t r = 0;
+    for (; r + 2 <= n; r += 2) WeighRows<2>(row, r, first_key, seen, padded);
+    if (r < n) WeighRows<1>(row, r, first_key, seen, padded);
+    multiplier_.template Multiply<true, kDigits>(n, (seen + 3) / 4 * 4, weights_, kCodeKeys,
+                                                 value_panels_, width_ / 16, kCodeKeys * 16,
+                                                 products_, width_, v_ahead_.next, v_ahead_.step());
+    v_ahead_.Skip(Multiplier::template Lines<kDigits>(seen, width_ / 16));
+    for (r = 0; r < n; ++r) {
       const __m512 bias = _mm512_set1_ps(v_.is_nibble ? 0.0f : BiasOfBytes(r, padded));
+      const __m512 shrink = _mm512_set1_ps(shrink_[r]);
+      const __m512 unit = _mm512_set1_ps(weight_unit_[r]);
+      const int32_t* product = products_ + r * kDigits * width_;
       float* out = output_ + (row + r) * width_;
       for (int64_t i = 0; i < width_; i += 16) {
-        const __m512 product = _mm512_loadu_ps(products_ + r * width_ + i) - bias;
-        _mm512_storeu_ps(out + i,
-                         _mm512_fmadd_ps(product, unit[r], _mm512_loadu_ps(out + i) * shrink[r]));
+        const __m512 sum = FromDigits<kDigits>(product + i, width_) - bias;
+        _mm512_storeu_ps(out + i, _mm512_fmadd_ps(sum, unit, _mm512_loadu_ps(out + i) * shrink));
       }
     }
   }
 
-  // A row's products with 16 kVectors keys become the digits of its weights times V's
-  // scales, with kIsMasked zero beyond [first, last). Its sums so far are to be multiplied
-  // with *shrink, what is added with *unit.
-  template <int kVectors, bool kIsMasked>
-  void Weigh(int64_t row, int64_t first, int64_t last, const float* products, uint8_t* digits,
-             __m512* shrink, __m512* unit) {
-    const __m512 query_total = _mm512_set1_ps(query_total_[row]);
-    const __m512 query_unit = _mm512_set1_ps(unit_[row]);
-    __m512 x[kVectors];
+  // Keys that a row sees, of those of a step: [first, last).
+  struct Seen {
+    int64_t first;
+    int64_t last;
+  };
+
+  // Rows r .. r + kSome - 1 of a group that begins at `row`.
+  template <int kSome>
+  void WeighRows(int64_t row, int64_t r, int64_t first_key, int64_t keys, int64_t padded) {
+    Seen seen[kSome];
+    bool is_masked = false;
+    for (int64_t i = 0; i < kSome; ++i) {
+      const int64_t number = row + r + i;
+      seen[i].first = std::clamp<int64_t>(block_.First(number) - first_key, 0, keys);
+      seen[i].last =
+          std::clamp<int64_t>(block_.Position(number) + 1 - first_key, seen[i].first, keys);
+      is_masked |= seen[i].first > 0 || seen[i].last < padded;
+    }
+    if (padded == kCodeKeys) {
+      is_masked ? Weigh<kSome, 8, true>(row, r, seen) : Weigh<kSome, 8, false>(row, r, seen);
+    } else {
+      is_masked ? Weigh<kSome, 4, true>(row, r, seen) : Weigh<kSome, 4, false>(row, r, seen);
+    }
+  }
+
+  // The rows' products with 16 kVectors keys become the digits of their weights times V's
+  // scales, with kIsMasked zero where a key is not seen. What was summed so far is to be
+  // multiplied with shrink_, what is added with weight_unit_. Two rows at once, for the
+  // way from a row's products to its weights is long.
+  template <int kSome, int kVectors, bool kIsMasked>
+  void Weigh(int64_t row, int64_t r, const Seen (&seen)[kSome]) {
+    const int32_t* products = products_ + r * kDigits * kCodeKeys;
+    __m512 x[kSome][kVectors];
+    __m512 query_total[kSome];
+    Unroll<kSome>([&](auto s) { query_total[s] = _mm512_set1_ps(query_total_[row + r + s]); });
     Unroll<kVectors>([&](auto i) {  // scores, in query units
-      const __m512 dot = _mm512_fnmadd_ps(_mm512_loadu_ps(k_zero_ + 16 * i), query_total,
-                                          _mm512_loadu_ps(products + 16 * i));
-      x[i] = dot * _mm512_loadu_ps(k_scale_ + 16 * i);
-      if constexpr (kIsMasked) {
-        const auto lane = [&](int64_t j) { return std::clamp<int64_t>(j - 16 * i, 0, 16); };
-        const auto seen = static_cast<__mmask16>((1u << lane(last)) - (1u << lane(first)));
-        x[i] = _mm512_mask_mov_ps(_mm512_set1_ps(-INFINITY), seen, x[i]);
-      }
+      const __m512 zero = _mm512_loadu_ps(k_zero_ + 16 * i);
+      const __m512 scale = _mm512_loadu_ps(k_scale_ + 16 * i);
+      Unroll<kSome>([&](auto s) {
+        const __m512 dot =
+            FromDigits<kDigits>(products + s * kDigits * kCodeKeys + 16 * i, kCodeKeys);
+        x[s][i] = _mm512_fnmadd_ps(zero, query_total[s], dot) * scale;
+        if constexpr (kIsMasked) {
+          const auto lane = [&](int64_t j) { return std::clamp<int64_t>(j - 16 * i, 0, 16); };
+          const auto lanes =
+              static_cast<__mmask16>((1u << lane(seen[s].last)) - (1u << lane(seen[s].first)));
+          x[s][i] = _mm512_mask_mov_ps(_mm512_set1_ps(-INFINITY), lanes, x[s][i]);
+        }
+      });
     });
-    __m512 largest = x[0];
-    Unroll<kVectors - 1>([&](auto i) { largest = _mm512_max_ps(largest, x[i + 1]); });
-    const float old_top = sums_.top[row];
-    const float top = std::max(old_top, _mm512_reduce_max_ps(largest) * unit_[row]);
-    const __m512 tops = _mm512_set1_ps(top);
-    __m512 total = _mm512_setzero_ps();
-    __m512i most = _mm512_setzero_si512();
+    __m512 tops[kSome];
+    __m512 units[kSome];
+    __m512 total[kSome];
+    __m512i most[kSome];
+    Unroll<kSome>([&](auto s) {
+      const int64_t number = row + r + s;
+      __m512 largest = x[s][0];
+      Unroll<kVectors - 1>([&](auto i) { largest = _mm512_max_ps(largest, x[s][i + 1]); });
+      const float old_top = sums_.top[number];
+      const float top = std::max(old_top, _mm512_reduce_max_ps(largest) * unit_[number]);
+      tops[s] = _mm512_set1_ps(top);
+      units[s] = _mm512_set1_ps(unit_[number]);
+      total[s] = _mm512_setzero_ps();
+      most[s] = _mm512_setzero_si512();
+      shrink_[r + s] = old_top - top;
+      sums_.top[number] = top;
+    });
     Unroll<kVectors>([&](auto i) {
-      const __m512 weight = PowerOfTwo(_mm512_fmsub_ps(x[i], query_unit, tops));
-      total = total + weight;
-      x[i] = weight * _mm512_loadu_ps(v_scale_ + 16 * i);
-      most = _mm512_max_epu32(most, _mm512_castps_si512(x[i]));
+      const __m512 scale = _mm512_loadu_ps(v_scale_ + 16 * i);
+      Unroll<kSome>([&](auto s) {
+        const __m512 weight = PowerOfTwo(_mm512_fmsub_ps(x[s][i], units[s], tops[s]));
+        total[s] = total[s] + weight;
+        x[s][i] = weight * scale;
+        most[s] = _mm512_max_epu32(most[s], _mm512_castps_si512(x[s][i]));
+      });
     });
-    const float heaviest = std::bit_cast<float>(_mm512_reduce_max_epu32(most));
-    const __m512 factor = _mm512_set1_ps(FixedFactor(heaviest, kWeightMax));
-    Unroll<kVectors / 4>([&](auto i) {
-      const __m512 four[4] = {x[4 * i] * factor, x[4 * i + 1] * factor, x[4 * i + 2] * factor,
-                              x[4 * i + 3] * factor};
-      WeightDigits(four, digits + 64 * i, digits + kCodeKeys + 64 * i);
+    Unroll<kSome>([&](auto s) {
+      const float heaviest = std::bit_cast<float>(_mm512_reduce_max_epu32(most[s]));
+      const __m512 factor = _mm512_set1_ps(FixedFactor(heaviest, kWeightMax<kDigits>));
+      uint8_t* digits = weights_ + (r + s) * kDigits * kCodeKeys;
+      Unroll<kVectors / 4>([&](auto i) {
+        const __m512 four[4] = {x[s][4 * i] * factor, x[s][4 * i + 1] * factor,
+                                x[s][4 * i + 2] * factor, x[s][4 * i + 3] * factor};
+        WeightDigits<kDigits>(four, digits + 64 * i, kCodeKeys);
+      });
+      weight_unit_[r + s] = FixedUnit(heaviest, kWeightMax<kDigits>);
+      const __m512 shrink = PowerOfTwo(_mm512_set1_ps(shrink_[r + s]));
+      shrink_[r + s] = _mm512_cvtss_f32(shrink);
+      float* totals = totals_ + 16 * (row + r + s);
+      _mm512_storeu_ps(totals, _mm512_fmadd_ps(_mm512_loadu_ps(totals), shrink, total[s]));
     });
-    *shrink = PowerOfTwo(_mm512_set1_ps(old_top) - tops);
-    *unit = _mm512_set1_ps(FixedUnit(heaviest, kWeightMax));
-    sums_.top[row] = top;
-    float* totals = totals_ + 16 * row;
-    _mm512_storeu_ps(totals, _mm512_fmadd_ps(_mm512_loadu_ps(totals), *shrink, total));
   }
 
   // sum_j fixed[j] (zero[j] - 128) of a row's weights: code - 128 was multiplied.
@@ -247,7 +289,9 @@ class IntegerAttention {
         sum[d] = _mm512_dpbusd_epi32(sum[d], _mm512_loadu_si512(digits + d * kCodeKeys + j), zeros);
       }
     }
-    return _mm512_reduce_add_ps(FromDigits(sum[0], sum[1]));
+    alignas(64) int32_t sums[kDigits * 16];
+    for (int64_t d = 0; d < kDigits; ++d) _mm512_store_si512(sums + 16 * d, sum[d]);
+    return _mm512_reduce_add_ps(FromDigits<kDigits>(sums, 16));
   }
 
   const AttentionBlock& block_;
@@ -258,21 +302,45 @@ class IntegerAttention {
   int64_t width_;       // of a staged V vector
   float* output_;       // [rows, width], in the order of the panels' columns
   float* totals_;       // [rows, 16], to be added up
-  float* products_;     // [kRows, kCodeKeys] of keys, or [kRows, width] of values
   float* k_zero_;       // [kCodeKeys]
   float* k_scale_;      // [kCodeKeys]
   float* v_scale_;      // [kCodeKeys]
   float* ordered_;      // [depth] or [width]
   float* unit_;         // [rows], of queries, with the scale of scores
   float* query_total_;  // [rows]
+  int32_t* products_;   // [kRows, kDigits, kCodeKeys] of keys, or [.., width] of values
   uint8_t* key_panels_;
   uint8_t* value_panels_;
-  uint8_t* queries_;  // [rows, kDigits, depth]
+  uint8_t* queries_;  // [rows + kRows, kDigits, depth]
   uint8_t* weights_;  // [kRows, kDigits, kCodeKeys]
   uint8_t* v_zero_;   // [kCodeKeys]
+  // Of a group's rows, see Weigh.
+  float shrink_[Multiplier::kRows];
+  float weight_unit_[Multiplier::kRows];
+  Multiplier multiplier_;
   Ahead k_ahead_ = {};
   Ahead v_ahead_ = {};
 };
+
+inline bool IsInteger(const KvPlane& plane) {
+  return plane.format == KvFormat::kNibble || plane.format == KvFormat::kByte;
+}
+
+inline bool IsInteger(const AttentionBlock& block) {
+  return IsInteger(block.args->k) && IsInteger(block.args->v);
+}
+
+// For caches of integers.
+template <typename Multiplier>
+void RunInteger(const AttentionBlock& block, const AttentionSums& sums) noexcept {
+  const bool is_nibble =
+      block.args->k.format == KvFormat::kNibble && block.args->v.format == KvFormat::kNibble;
+  if (is_nibble) {
+    IntegerAttention<Multiplier, 1>(block, sums).Run();
+  } else {
+    IntegerAttention<Multiplier, 2>(block, sums).Run();
+  }
+}
 
 }  // namespace
 }  // namespace flatquant

@@ -11,6 +11,9 @@
 #include "flatquant/kernels/quantize_kv/quantize_kv.h"
 
 namespace flatquant {
+
+extern const AttentionKernel kAttentionEmulatedByteTiles;  // emulated_test.cc
+
 namespace {
 
 using kernel_testing::ForEachKernel;
@@ -30,8 +33,13 @@ const AttentionKernel kEmulatedTiles = {TileTokenSlice, RunTileRows<EmulatedTile
 template <typename Test>
 void ForEachAttentionKernel(const Test& test) {
   ForEachKernel<AttentionKernel>(test);
-  SCOPED_TRACE("emulated tiles");
-  test(kEmulatedTiles);
+  {
+    SCOPED_TRACE("emulated tiles");
+    test(kEmulatedTiles);
+  }
+  if (!CpuHas(GetCpuFeatures(), Isa::kAvx512Vnni)) return;
+  SCOPED_TRACE("emulated tiles of bytes");
+  test(kAttentionEmulatedByteTiles);
 }
 
 struct Plane {
@@ -96,6 +104,8 @@ void CheckAgainstFormula(const AttentionArgs& args, const Plane& k, const Plane&
   const int64_t group = args.heads / args.k.heads;
   const double k_top = IsInteger(args.k) ? (1 << args.k.bits) - 1 : 0;
   const double v_top = IsInteger(args.v) ? (1 << args.v.bits) - 1 : 0;
+  const bool is_nibble = args.k.format == KvFormat::kNibble && args.v.format == KvFormat::kNibble;
+  const double fixed_rounding = is_nibble ? kernel.nibble_rounding : kernel.byte_rounding;
   Worst worst;
   for (int64_t t = 0; t < args.tokens; ++t) {
     const int64_t last = args.first_position + t;
@@ -124,7 +134,7 @@ void CheckAgainstFormula(const AttentionArgs& args, const Plane& k, const Plane&
         if (IsInteger(args.k)) {
           const double unit = k.scale[static_cast<size_t>(g * args.k.capacity + j)];
           error += 4 * 2 * k_top * unit * q_sum;
-          rounding += kernel.fixed_rounding * q_max * k_sum;
+          rounding += fixed_rounding * q_max * k_sum;
         }
         score_error = std::max(score_error, (kEpsilon * error + rounding) * args.scale);
       }
@@ -142,7 +152,7 @@ void CheckAgainstFormula(const AttentionArgs& args, const Plane& k, const Plane&
       }
       const double keys = static_cast<double>(last - first + 1);
       const double fixed_error =
-          v_top * (kernel.fixed_rounding * fixed_unit * keys + kEpsilon * 4 * 2 * fixed_sum) *
+          v_top * (fixed_rounding * fixed_unit * keys + kEpsilon * 4 * 2 * fixed_sum) *
           (1 + 2 * score_error);
       for (int64_t i = 0; i < n; ++i) {
         double y = 0, magnitude = 0;
@@ -230,6 +240,39 @@ TEST(AttentionTest, AgreesWithTheFormulaOverLongContexts) {
       Attention(c.args, pool, &kernel);
       CheckAgainstFormula(c.args, c.k, c.v, kernel);
     });
+  });
+}
+
+// How far a cache of nibbles in integers deviates, as a share of the result: far less than
+// its bound, for its errors are independent, and less than the nibbles themselves do, whose
+// step is 15^-1 of five deviations. fixed_point.h has the estimate.
+double FixedPointDeviation(const AttentionKernel& kernel, int64_t tokens, KvFormat format) {
+  ThreadPool pool(1);
+  Rng rng(13);
+  Case c;
+  const auto has_format = [&] { return c.k.view.format == format && c.v.view.format == format; };
+  do c = RandomCase(rng, 1, 4, 64, tokens, 300, pool);
+  while (!has_format());
+  const AlignedBuffer<float>& y = c.y;
+  Attention(c.args, pool, &kernel);
+  AlignedBuffer<float> expected(y.size());
+  c.args.y = expected.data();
+  Attention(c.args, pool, KernelsOf<AttentionKernel>().back().kernel);
+  double errors = 0, squares = 0;
+  for (size_t i = 0; i < y.size(); ++i) {
+    errors += std::pow(y[i] - expected[i], 2);
+    squares += std::pow(expected[i], 2);
+  }
+  return std::sqrt(errors / squares);
+}
+
+TEST(AttentionTest, FixedPointDeviatesLittle) {
+  ForEachAttentionKernel([&](const AttentionKernel& kernel) {
+    for (const int64_t tokens : {1, 70}) {
+      const bool is_fixed = kernel.nibble_rounding > 0x1p-10;
+      EXPECT_LT(FixedPointDeviation(kernel, tokens, KvFormat::kNibble), is_fixed ? 0.03 : 0x1p-14);
+      EXPECT_LT(FixedPointDeviation(kernel, tokens, KvFormat::kByte), 0x1p-12);
+    }
   });
 }
 

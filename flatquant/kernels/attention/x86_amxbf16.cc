@@ -19,7 +19,8 @@ void FewRows(const AttentionBlock& block, const AttentionSums& sums) noexcept {
 }  // namespace
 
 extern const AttentionKernel kAttentionX86AmxBf16;
-const AttentionKernel kAttentionX86AmxBf16 = {TileTokenSlice, RunTileRows<AmxTiles>, FewRows,
-                                              kTwoTermsRounding, kFixedRounding};
+const AttentionKernel kAttentionX86AmxBf16 = {TileTokenSlice,    RunTileRows<AmxTiles>,
+                                              FewRows,           kTwoTermsRounding,
+                                              kFixedRounding<1>, kFixedRounding<2>};
 
 }  // namespace flatquant
