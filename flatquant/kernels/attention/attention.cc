@@ -40,18 +40,17 @@ void Finish(const AttentionBlock& block, float* memory, int64_t parts, int64_t s
       top = std::max(top, SumsAt(memory + p * stride, rows, n).top[r]);
     }
     float total = 0;
-    for (int64_t p = 0; p < parts; ++p) {
-      const AttentionSums sums = SumsAt(memory + p * stride, rows, n);
-      total += sums.total[r] * std::exp(sums.top[r] - top);
-    }
     float* __restrict y = block.args->y + block.Offset(r);
     std::fill(y, y + n, 0.0f);
     for (int64_t p = 0; p < parts; ++p) {
       const AttentionSums sums = SumsAt(memory + p * stride, rows, n);
-      const float weight = std::exp(sums.top[r] - top) / total;
-      const float* values = sums.values + r * n;
+      const float weight = std::exp(sums.top[r] - top);
+      const float* __restrict values = sums.values + r * n;
+      total += sums.total[r] * weight;
       for (int64_t i = 0; i < n; ++i) y[i] += weight * values[i];
     }
+    const float share = 1.0f / total;
+    for (int64_t i = 0; i < n; ++i) y[i] *= share;
   }
 }
 

@@ -40,6 +40,7 @@ namespace flatquant {
 namespace {  // a copy per file, because files differ in instruction set
 
 struct IntegerFloatsTag {};
+struct IntegerPositionsTag {};
 struct IntegerProductsTag {};
 struct IntegerBytesTag {};
 
@@ -52,9 +53,19 @@ struct Ahead {
   void Skip(int64_t lines) { next = std::min(next + 64 * lines, end); }
 };
 
+// Lines that a pair of rows asks for while it is weighed: memory is asked at an even pace,
+// for a core holds few requests and waits when there are more.
+inline constexpr int64_t kWeighLines = 16;
+
 // kDigits: of queries and weights.
 template <typename Multiplier, int kDigits>
 class IntegerAttention {
+  // Keys that a row sees: [first, last).
+  struct Seen {
+    int64_t first;
+    int64_t last;
+  };
+
  public:
   IntegerAttention(const AttentionBlock& block, const AttentionSums& sums)
       : block_(block),
@@ -75,6 +86,7 @@ class IntegerAttention {
     ordered_ = v_scale_ + kCodeKeys;
     unit_ = ordered_ + std::max(depth_, width_);
     query_total_ = unit_ + rows;
+    positions_ = ThreadScratch<IntegerPositionsTag, Seen>(static_cast<size_t>(rows));
     products_ = ThreadScratch<IntegerProductsTag, int32_t>(
         static_cast<size_t>(Multiplier::kRows * kDigits * std::max(width_, kCodeKeys)));
     uint8_t* bytes = ThreadScratch<IntegerBytesTag, uint8_t>(
@@ -88,6 +100,10 @@ class IntegerAttention {
   }
 
   void Run() {
+    // The first vectors arrive while the queries are split.
+    AskForScales(0);
+    AskFor(k_.data, kCodeKeys * k_.row_bytes);
+    AskFor(v_.data, kCodeKeys * v_.row_bytes);
     SplitQueries();
     const int64_t rows = block_.rows();
     std::fill(output_, output_ + rows * width_, 0.0f);
@@ -96,8 +112,8 @@ class IntegerAttention {
     for (int64_t key = 0; key < block_.keys(); key += kCodeKeys) {
       const int64_t count = std::min(kCodeKeys, block_.keys() - key);
       const int64_t next = key + kCodeKeys;
-      k_ahead_ = {k_.data + next * k_.row_bytes, k_.data + (next + kCodeKeys) * k_.row_bytes};
-      v_ahead_ = {v_.data + next * v_.row_bytes, v_.data + (next + kCodeKeys) * v_.row_bytes};
+      ahead_[0] = {k_.data + next * k_.row_bytes, k_.data + (next + kCodeKeys) * k_.row_bytes};
+      ahead_[1] = {v_.data + next * v_.row_bytes, v_.data + (next + kCodeKeys) * v_.row_bytes};
       Stage(key, count);
       for (int64_t row = 0; row < rows; row += Multiplier::kRows) {
         Group(row, std::min<int64_t>(Multiplier::kRows, rows - row), key, count);
@@ -112,6 +128,9 @@ class IntegerAttention {
   }
 
  private:
+  // What is to be asked for next.
+  Ahead& ahead() { return ahead_[0].next < ahead_[0].end ? ahead_[0] : ahead_[1]; }
+
   // Scores are counted in powers of two: sums_.top, too, until the end.
   void SplitQueries() {
     const float scale = block_.args->scale * std::numbers::log2e_v<float>;
@@ -120,25 +139,31 @@ class IntegerAttention {
       ToKeyOrder(k_, q, ordered_);
       const FixedQuery query =
           QueryDigits<kDigits>(ordered_, depth_, queries_ + r * kDigits * depth_);
+      positions_[r] = {block_.First(r), block_.Position(r) + 1};
       unit_[r] = query.unit * scale;
       query_total_[r] = query.total;
     }
   }
 
+  void AskForScales(int64_t key) const {
+    AskFor(k_.scale + key, kCodeKeys * 4);
+    AskFor(v_.scale + key, kCodeKeys * 4);
+    AskFor(k_.zero + key, kCodeKeys);
+    AskFor(v_.zero + key, kCodeKeys);
+  }
+
   // Keys [key, key + count) of the block's and zeros up to the next multiple of 64.
   void Stage(int64_t key, int64_t count) {
     const int64_t padded = (count + 63) / 64 * 64;
-    // What the groups' multiplications will not ask for.
+    // What groups will ask for; the rest is asked for here.
     const int64_t groups = (block_.rows() + Multiplier::kRows - 1) / Multiplier::kRows;
-    const int64_t k_asked =
-        64 * groups * Multiplier::template Lines<kDigits>(depth_, padded / 16) / k_.row_bytes;
-    const int64_t v_asked =
-        64 * groups * Multiplier::template Lines<kDigits>(padded, width_ / 16) / v_.row_bytes;
-    AskFor(k_.scale + key + kCodeKeys, kCodeKeys * 4);
-    AskFor(v_.scale + key + kCodeKeys, kCodeKeys * 4);
-    AskFor(k_.zero + key + kCodeKeys, kCodeKeys);
-    AskFor(v_.zero + key + kCodeKeys, kCodeKeys);
-    StageKeys(k_, k_.Whole(key, count, padded), padded, k_ahead_.next, k_asked, key_panels_);
+    const int64_t lines = Multiplier::template Lines<kDigits>(depth_, padded / 16) +
+                          Multiplier::template Lines<kDigits>(padded, width_ / 16);
+    const int64_t asked = 64 * (groups * lines + block_.rows() / 2 * kWeighLines);
+    const int64_t k_asked = asked / k_.row_bytes;
+    const int64_t v_asked = std::max<int64_t>(0, asked - kCodeKeys * k_.row_bytes) / v_.row_bytes;
+    AskForScales(key + kCodeKeys);
+    StageKeys(k_, k_.Whole(key, count, padded), padded, ahead_[0].next, k_asked, key_panels_);
     for (int64_t j = 0; j < padded; j += 64) {
       const int64_t rest = std::clamp<int64_t>(count - j, 0, 64);
       const __mmask64 mask = rest == 64 ? ~__mmask64{0} : (__mmask64{1} << rest) - 1;
@@ -151,27 +176,27 @@ class IntegerAttention {
         _mm512_storeu_ps(v_scale_ + i, _mm512_maskz_loadu_ps(lanes, v_.scale + key + i));
       }
     }
-    StageValues(v_, v_.Whole(key, count, padded), v_zero_, padded, v_ahead_.next, v_asked,
+    StageValues(v_, v_.Whole(key, count, padded), v_zero_, padded, ahead_[1].next, v_asked,
                 value_panels_);
   }
 
   // What `count` staged keys add to rows [row, row + n).
   void Group(int64_t row, int64_t n, int64_t key, int64_t count) {
     const int64_t first_key = block_.key_begin + key;
-    const int64_t seen = std::min(count, block_.Position(row + n - 1) + 1 - first_key);
-    if (seen <= 0 || block_.First(row) - first_key >= count) return;
+    const int64_t seen = std::min(count, positions_[row + n - 1].last - first_key);
+    if (seen <= 0 || positions_[row].first - first_key >= count) return;
     const int64_t padded = (seen + 63) / 64 * 64;
     multiplier_.template Multiply<false, kDigits>(
         n, depth_, queries_ + row * kDigits * depth_, depth_, key_panels_, padded / 16, depth_ * 16,
-        products_, kCodeKeys, k_ahead_.next, k_ahead_.step());
-    k_ahead_.Skip(Multiplier::template Lines<kDigits>(depth_, padded / 16));
+        products_, kCodeKeys, ahead().next, ahead().step());
+    ahead().Skip(Multiplier::template Lines<kDigits>(depth_, padded / 16));
     int64_t r = 0;
     for (; r + 2 <= n; r += 2) WeighRows<2>(row, r, first_key, seen, padded);
     if (r < n) WeighRows<1>(row, r, first_key, seen, padded);
     multiplier_.template Multiply<true, kDigits>(n, (seen + 3) / 4 * 4, weights_, kCodeKeys,
                                                  value_panels_, width_ / 16, kCodeKeys * 16,
-                                                 products_, width_, v_ahead_.next, v_ahead_.step());
-    v_ahead_.Skip(Multiplier::template Lines<kDigits>(seen, width_ / 16));
+                                                 products_, width_, ahead().next, ahead().step());
+    ahead().Skip(Multiplier::template Lines<kDigits>(seen, width_ / 16));
     for (r = 0; r < n; ++r) {
       const __m512 bias = _mm512_set1_ps(v_.is_nibble ? 0.0f : BiasOfBytes(r, padded));
       const __m512 shrink = _mm512_set1_ps(shrink_[r]);
@@ -185,12 +210,6 @@ class IntegerAttention {
     }
   }
 
-  // Keys that a row sees, of those of a step: [first, last).
-  struct Seen {
-    int64_t first;
-    int64_t last;
-  };
-
   // Rows r .. r + kSome - 1 of a group that begins at `row`.
   template <int kSome>
   void WeighRows(int64_t row, int64_t r, int64_t first_key, int64_t keys, int64_t padded) {
@@ -198,9 +217,8 @@ class IntegerAttention {
     bool is_masked = false;
     for (int64_t i = 0; i < kSome; ++i) {
       const int64_t number = row + r + i;
-      seen[i].first = std::clamp<int64_t>(block_.First(number) - first_key, 0, keys);
-      seen[i].last =
-          std::clamp<int64_t>(block_.Position(number) + 1 - first_key, seen[i].first, keys);
+      seen[i].first = std::clamp<int64_t>(positions_[number].first - first_key, 0, keys);
+      seen[i].last = std::clamp<int64_t>(positions_[number].last - first_key, seen[i].first, keys);
       is_masked |= seen[i].first > 0 || seen[i].last < padded;
     }
     if (padded == kCodeKeys) {
@@ -252,7 +270,14 @@ class IntegerAttention {
       shrink_[r + s] = old_top - top;
       sums_.top[number] = top;
     });
+    const uint8_t* asked = ahead().next;
+    const int64_t step = ahead().step();
     Unroll<kVectors>([&](auto i) {
+      if constexpr (kSome == 2) {
+        AskFor(asked, 64);
+        AskFor(asked + step, 64);
+        asked += 2 * step;
+      }
       const __m512 scale = _mm512_loadu_ps(v_scale_ + 16 * i);
       Unroll<kSome>([&](auto s) {
         const __m512 weight = PowerOfTwo(_mm512_fmsub_ps(x[s][i], units[s], tops[s]));
@@ -261,6 +286,7 @@ class IntegerAttention {
         most[s] = _mm512_max_epu32(most[s], _mm512_castps_si512(x[s][i]));
       });
     });
+    if constexpr (kSome == 2) ahead().Skip(2 * kVectors);
     Unroll<kSome>([&](auto s) {
       const float heaviest = std::bit_cast<float>(_mm512_reduce_max_epu32(most[s]));
       const __m512 factor = _mm512_set1_ps(FixedFactor(heaviest, kWeightMax<kDigits>));
@@ -308,6 +334,7 @@ class IntegerAttention {
   float* ordered_;      // [depth] or [width]
   float* unit_;         // [rows], of queries, with the scale of scores
   float* query_total_;  // [rows]
+  Seen* positions_;     // [rows]
   int32_t* products_;   // [kRows, kDigits, kCodeKeys] of keys, or [.., width] of values
   uint8_t* key_panels_;
   uint8_t* value_panels_;
@@ -318,8 +345,7 @@ class IntegerAttention {
   float shrink_[Multiplier::kRows];
   float weight_unit_[Multiplier::kRows];
   Multiplier multiplier_;
-  Ahead k_ahead_ = {};
-  Ahead v_ahead_ = {};
+  Ahead ahead_[2] = {};  // of K and V
 };
 
 inline bool IsInteger(const KvPlane& plane) {
