@@ -92,6 +92,7 @@ __global__ void __launch_bounds__(kWarps * 32,
     DecodeKernel(const __grid_constant__ CudaAttentionDecodeArgs args, int row_blocks,
                  bool rehearses) {
   using B = cuda::DecodeBlock<T, kDim, kPackedK, kPackedV>;
+  using V = decltype(B::v);
   constexpr int kBlock = B::kPositions;
   extern __shared__ __align__(256) uint8_t shared[];
   cuda::LetSuccessorStart();
@@ -169,8 +170,8 @@ __global__ void __launch_bounds__(kWarps * 32,
     for (int m = 0; m < kDim / 16; ++m) {
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        merge.y[warp][row][decltype(B::v)::OutputElement(m, h, g)] =
-            state.y[m][2 * h + i] * __uint_as_float(state.unit);
+        merge.y[warp][row][V::OutputElement(m, h, g)] =
+            V::Output(state.y, m, h, i) * __uint_as_float(state.unit);
       }
     }
   }

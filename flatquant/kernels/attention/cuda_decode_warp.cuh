@@ -5,6 +5,7 @@
 #include "flatquant/kernels/attention/cuda_attention.h"
 #include "flatquant/kernels/attention/cuda_held_plane.cuh"
 #include "flatquant/kernels/cuda/element.cuh"
+#include "flatquant/kernels/cuda/nibble_float.cuh"
 
 // A warp's part of decoding: blocks of positions, one after the other, for the query heads of a
 // group.
@@ -37,7 +38,8 @@ struct DecodeWarp {
   using Key = decltype(B::k);
   uint32_t q[kDim / 16][2];  // second operands: head g
   float factor[2];           // of scores, on log2's scale: this lane's heads
-  float y[kDim / 16][4];
+  float query_sum[2];        // of their queries, times factor; where K is packed
+  float y[decltype(B::v)::kTiles][4];
   uint32_t unit;  // of y, a power of two, as a float's bits
   float top[2];
   float sum[2];  // of this lane's positions
@@ -52,9 +54,9 @@ struct DecodeWarp {
       sum[i] = 0;
     }
 #pragma unroll
-    for (int m = 0; m < kDim / 16; ++m) {
+    for (auto& tile : y) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) y[m][i] = 0;
+      for (float& x : tile) x = 0;
     }
   }
 
@@ -69,16 +71,21 @@ struct DecodeWarp {
       }
     }
     factor[0] = factor[1] = scale;
-    if constexpr (!std::is_same_v<typename Key::Query, T>) {
+    query_sum[0] = query_sum[1] = 0;
+    if constexpr (Key::kIsPacked) {
       const float own = scale * NarrowQuery();
-      for (int i = 0; i < 2; ++i) factor[i] = __shfl_sync(~0u, own, (2 * c + i) * 4);
+      const float own_sum = own * QuerySum();
+      for (int i = 0; i < 2; ++i) {
+        factor[i] = __shfl_sync(~0u, own, (2 * c + i) * 4);
+        query_sum[i] = __shfl_sync(~0u, own_sum, (2 * c + i) * 4);
+      }
     }
   }
   static __device__ uint32_t Bits(T x) { return reinterpret_cast<const uint16_t&>(x); }
 
-  // Brings q, of a type with more range, into Key::Query: divides it by the power of two below
-  // its largest element, which is returned. Nothing but what is 2^24 times smaller than that
-  // element loses bits.
+  // Brings q into what a packed Key asks for: divides it by the power of two below its largest
+  // element, which is returned, and half 1 by 16 more. Nothing but what is 2^20 times smaller
+  // than that element loses bits.
   __device__ float NarrowQuery() {
     float largest = 0;
     for (const auto& pair : q) {
@@ -89,17 +96,33 @@ struct DecodeWarp {
     }
     largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, 1));
     largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, 2));
-    // Its exponent, kept where the inverse is a normal number too.
+    // Its exponent, kept where the inverse is a normal number too, and a factor in nibbles' units.
     const uint32_t power =
-        ::min(::max(__float_as_uint(largest) & 0x7f800000u, 1u << 23), 253u << 23);
+        ::min(::max(__float_as_uint(largest) & 0x7f800000u, 1u << 23), 229u << 23);
     const float inverse = __uint_as_float((254u << 23) - power);
     for (auto& pair : q) {
-      for (uint32_t& bits : pair) {
-        const float2 x = Element<T>::ToFloat2(bits);
-        bits = Element<typename Key::Query>::Pack(x.x * inverse, x.y * inverse);
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const float2 x = Element<T>::ToFloat2(pair[h]);
+        const float by = h == 0 ? inverse : inverse * 0x1p-4f;
+        pair[h] = Element<__half>::Pack(x.x * by, x.y * by);
       }
     }
     return __uint_as_float(power);
+  }
+
+  // Of the head that this lane holds a part of, narrowed.
+  __device__ float QuerySum() const {
+    float sum = 0;
+    for (const auto& pair : q) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const float2 x = Element<__half>::ToFloat2(pair[h]);
+        sum += (x.x + x.y) * (h == 0 ? 1.0f : 16.0f);
+      }
+    }
+    sum += __shfl_xor_sync(~0u, sum, 1);
+    return sum + __shfl_xor_sync(~0u, sum, 2);
   }
 
   // Positions [first, first + kBlock), those in [begin, end) counted.
@@ -107,7 +130,7 @@ struct DecodeWarp {
     const bool is_edge = first < begin || first + kBlock > end;
     if (is_edge) block.v.Clear(begin - first, end - first);
     float score[kBlock / 16][4] = {};
-    block.k.Score(q, factor, score);
+    block.k.Score(q, factor, query_sum, score);
     if (is_edge) {
 #pragma unroll
       for (int i = 0; i < kBlock / 4; ++i) {
@@ -140,9 +163,9 @@ struct DecodeWarp {
         sum[i] *= shrink[i];
         const float y_shrink = shrink[i] * unit_shrink;
 #pragma unroll
-        for (int m = 0; m < kDim / 16; ++m) {
-          y[m][i] *= y_shrink;
-          y[m][2 + i] *= y_shrink;
+        for (auto& tile : y) {
+          tile[i] *= y_shrink;
+          tile[2 + i] *= y_shrink;
         }
       }
     }

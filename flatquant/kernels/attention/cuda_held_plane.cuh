@@ -1,7 +1,6 @@
 #pragma once
 
 #include "flatquant/kernels/cuda/element.cuh"
-#include "flatquant/kernels/cuda/nibble_float.cuh"
 #include "flatquant/kernels/cuda/swizzle.cuh"
 #include "flatquant/kernels/cuda/tensor_core.cuh"
 #include "flatquant/kernels/quantize_kv/cuda_quantize_kv.h"
@@ -11,15 +10,19 @@
 // elements rows of y^T = V^T P^T, the eight heads of a group columns. Both formats have the
 // same members:
 //
-//   Query          the type that Q's operand has: T, or one that nibbles are widened to faster
+//   kIsPacked      codes: Q's operand is of half then, its elements of half 1 a sixteenth
+//   kTiles         of 16 elements by 8 heads that AddValues sums up
 //   Request        starts the asynchronous copies
 //   Clear          after they have come: nothing at positions outside [begin, end) of the block
 //                  will make a weight of 0 anything else
 //   QueryElement   of (step, half): the first of the two elements that a lane's operand
 //                  holds of Q; the other is kPairStep further
 //   Score          S^T times K's scales and a factor per head (2 c + i): score[m][2 h + i] of
-//   position 16 m + g + 8 h, head 2 c + i AddValues      y^T += V^T P^T for 16 positions, with V's
-//   scales; weights as scores OutputElement  of y[m][2 h + i]: which element of the vector it is
+//                  position 16 m + g + 8 h, head 2 c + i; query_sum: of a head's Q, times its
+//                  factor
+//   AddValues      y^T += V^T P^T for 16 positions, with V's scales; weights as scores
+//   Output         of (m, h, i): y[m][2 h + i] when all have been added
+//   OutputElement  of y[m][2 h + i]: which element of the vector it is
 //
 // The order of elements within the products is free as long as Q's is the same, so
 // that a format takes the one that it reads best.
@@ -42,12 +45,28 @@ __device__ void LoadWords(const uint8_t* from, uint32_t (&words)[kWords]) {
   }
 }
 
-// Nibbles, scales and zero points. Lane (g, c) reads elements [c kDim / 4, (c + 1) kDim / 4)
-// of a K vector, word w, pair i holding nibbles i and i + 4, and elements
+// The nibbles of a word as pairs of subnormal halves, which tensor cores take at full speed: nibble
+// q in a half's lowest bits is q 2^-24 exactly, four bits higher it is 16 q 2^-24. Pair i has
+// nibble i of either 16-bit half; odd pairs are the sixteenfold ones.
+constexpr float kNibbleUnit = 0x1p24f;
+__device__ inline void NibblePairs(uint32_t word, uint32_t (&pairs)[4]) {
+#pragma unroll
+  for (int i = 0; i < 4; i += 2, word >>= 8) {
+    pairs[i] = word & 0x000f000fu;
+    pairs[i + 1] = word & 0x00f000f0u;
+  }
+}
+
+// Nibbles, scales and zero points, whose part is subtracted from the sums: with (q - zero) scale
+// one sum less zero times another, sum(x q) - zero sum(x), takes fewer instructions than a
+// difference for each code. Lane (g, c) reads elements [c kDim / 4, (c + 1) kDim / 4) of a K
+// vector, word w, pair i holding nibbles i and i + 4, and elements
 // [g kDim / 8, (g + 1) kDim / 8) of V vectors.
 template <int kDim, int kPositions>
 struct PackedPlane {
-  using Query = __half;
+  static constexpr bool kIsPacked = true;
+  static constexpr int kZeroTile = kDim / 16;  // of y: what zero points add, in all rows
+  static constexpr int kTiles = kZeroTile + 1;
   static constexpr int kRow = kDim / 2;          // bytes of a vector
   static constexpr int kKeyWords = kDim / 32;    // a lane's share of a K vector
   static constexpr int kValueWords = kDim / 64;  // a lane's share of a V vector
@@ -67,18 +86,26 @@ struct PackedPlane {
   // Vectors [at, at + kPositions); at is a multiple of 16. All are in the cache's memory;
   // those beyond `inside` may hold anything, which as codes is some finite number.
   __device__ void Request(const CudaKvPlane& plane, int64_t at, int /*inside*/) {
+    // 32 lanes bring kRound positions at once; Row() leaves what lies above them alone, so that
+    // every round is a constant away from the one before.
+    constexpr int kChunks = kRow / 16;
+    constexpr int kRound = 32 / kChunks;
+    static_assert(kRound % 8 == 0);
     const int lane = threadIdx.x % 32;
+    const uint32_t to = SharedAddress(data) + Row(lane / kChunks) * kRow + lane % kChunks * 16;
+    const uint8_t* from = plane.data + at * kRow + lane * 16;
 #pragma unroll
-    for (int i = lane; i < kPositions * kRow / 16; i += 32) {
-      CopyToShared16(data + Row(i / (kRow / 16)) * kRow + i % (kRow / 16) * 16,
-                     plane.data + at * kRow + i * 16, 16);
+    for (int i = 0; i < kPositions / kRound; ++i) {
+      CopyAsync16(to + i * kRound * kRow, from + i * kRound * kRow, 16);
     }
     constexpr int kScales = kPositions / 4;
-    if (lane < kScales) {
-      CopyToShared16(scale + lane * 4, plane.scale + at + lane * 4, 16);
-    } else if (lane < kScales + kPositions / 16) {
-      const int i = (lane - kScales) * 16;
-      CopyToShared16(zero + i, plane.zero + at + i, 16);
+    const bool is_scale = lane < kScales;
+    if (lane < kScales + kPositions / 16) {
+      const int i = (is_scale ? lane : lane - kScales) * 16;  // bytes
+      CopyAsync16(
+          SharedAddress(is_scale ? reinterpret_cast<uint8_t*>(scale) : zero) + i,
+          (is_scale ? reinterpret_cast<const uint8_t*>(plane.scale + at) : plane.zero + at) + i,
+          16);
     }
   }
 
@@ -96,33 +123,39 @@ struct PackedPlane {
   static __device__ int OutputElement(int m, int h, int g) { return g * (kDim / 8) + 2 * m + h; }
 
   __device__ void Score(const uint32_t (&q)[kDim / 16][2], const float (&factor)[2],
-                        float (&score)[kPositions / 16][4]) const {
+                        const float (&query_sum)[2], float (&score)[kPositions / 16][4]) const {
     const int g = threadIdx.x % 32 / 4;
     const int c = threadIdx.x % 4;
+    const float unit[2] = {factor[0] * kNibbleUnit, factor[1] * kNibbleUnit};
 #pragma unroll
     for (int m = 0; m < kPositions / 16; ++m) {
       uint32_t key[2][kKeyWords];
-      NibbleFloat<Query>::Zeros zeros[2];
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        const int position = 16 * m + 8 * h + g;
-        LoadWords(data + Row(position) * kRow + c * (kRow / 4), key[h]);
-        zeros[h] = NibbleFloat<Query>::MakeZeros(zero[position], zero[position]);
+        LoadWords(data + Row(16 * m + 8 * h + g) * kRow + c * (kRow / 4), key[h]);
       }
 #pragma unroll
       for (int w = 0; w < kKeyWords; ++w) {
         uint32_t pairs[2][4];
 #pragma unroll
-        for (int h = 0; h < 2; ++h) NibbleFloat<Query>::Widen(key[h][w], zeros[h], pairs[h]);
+        for (int h = 0; h < 2; ++h) NibblePairs(key[h][w], pairs[h]);
 #pragma unroll
         for (int s = 0; s < 2; ++s) {
           const uint32_t a[4] = {pairs[0][2 * s], pairs[1][2 * s], pairs[0][2 * s + 1],
                                  pairs[1][2 * s + 1]};
-          Mma16<Query>(score[m], a, q[2 * w + s][0], q[2 * w + s][1]);
+          Mma16<__half>(score[m], a, q[2 * w + s][0], q[2 * w + s][1]);
         }
       }
 #pragma unroll
-      for (int i = 0; i < 4; ++i) score[m][i] *= scale[16 * m + i / 2 * 8 + g] * factor[i % 2];
+      for (int h = 0; h < 2; ++h) {
+        const int position = 16 * m + 8 * h + g;
+        const float minus_zero = -static_cast<float>(zero[position]);
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          float& x = score[m][2 * h + i];
+          x = scale[position] * fmaf(minus_zero, query_sum[i], x * unit[i]);
+        }
+      }
     }
   }
 
@@ -139,7 +172,7 @@ struct PackedPlane {
   }
 
   __device__ void AddValues(int u, const float (&weight)[4], uint32_t unit,
-                            float (&y)[kDim / 16][4]) const {
+                            float (&y)[kTiles][4]) const {
     const int g = threadIdx.x % 32 / 4;
     const float inverse = __uint_as_float((254u << 23) - unit);
     uint32_t p[2];
@@ -155,8 +188,6 @@ struct PackedPlane {
     for (int i = 0; i < 4; ++i) {
       LoadWords(data + Row(first + i / 2 * 8 + i % 2) * kRow + g * (kRow / 8), value[i]);
     }
-    const auto zero0 = NibbleFloat<__half>::MakeZeros(zero[first], zero[first + 1]);
-    const auto zero1 = NibbleFloat<__half>::MakeZeros(zero[first + 8], zero[first + 9]);
 #pragma unroll
     for (int w = 0; w < kValueWords; ++w) {
 #pragma unroll
@@ -165,8 +196,8 @@ struct PackedPlane {
         const int select = half == 0 ? 0x5410 : 0x7632;
         uint32_t low[4];
         uint32_t high[4];
-        NibbleFloat<__half>::Widen(__byte_perm(value[0][w], value[1][w], select), zero0, low);
-        NibbleFloat<__half>::Widen(__byte_perm(value[2][w], value[3][w], select), zero1, high);
+        NibblePairs(__byte_perm(value[0][w], value[1][w], select), low);
+        NibblePairs(__byte_perm(value[2][w], value[3][w], select), high);
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           const uint32_t a[4] = {low[2 * i], low[2 * i + 1], high[2 * i], high[2 * i + 1]};
@@ -174,13 +205,22 @@ struct PackedPlane {
         }
       }
     }
+    const uint32_t low = zero[first] | uint32_t{zero[first + 1]} << 16;
+    const uint32_t high = zero[first + 8] | uint32_t{zero[first + 9]} << 16;
+    Mma16<__half>(y[kZeroTile], {low, low, high, high}, p[0], p[1]);
+  }
+
+  // Of y[m][2 h + i], h standing for the sixteenfold codes.
+  static __device__ float Output(const float (&y)[kTiles][4], int m, int h, int i) {
+    return (y[m][2 * h + i] * (h == 0 ? 1.0f : 0x1p-4f) - y[kZeroTile][i]) * kNibbleUnit;
   }
 };
 
 // 16-bit elements, swizzled.
 template <typename T, int kDim, int kPositions>
 struct WidePlane {
-  using Query = T;
+  static constexpr bool kIsPacked = false;
+  static constexpr int kTiles = kDim / 16;
   static constexpr int kPairStep = 1;
   static constexpr uint32_t kFirstUnit = 127u << 23;  // and last: 1
 
@@ -206,7 +246,7 @@ struct WidePlane {
   static __device__ int OutputElement(int m, int h, int g) { return 16 * m + 8 * h + g; }
 
   __device__ void Score(const uint32_t (&q)[kDim / 16][2], const float (&factor)[2],
-                        float (&score)[kPositions / 16][4]) const {
+                        const float (&)[2], float (&score)[kPositions / 16][4]) const {
     const uint32_t from = SharedAddress(data) + ByColumns<kDim>(threadIdx.x % 32);
 #pragma unroll
     for (int m = 0; m < kPositions / 16; ++m) {
@@ -224,7 +264,7 @@ struct WidePlane {
   __device__ float GrowUnit(uint32_t& /*unit*/) const { return 1.0f; }
 
   __device__ void AddValues(int u, const float (&weight)[4], uint32_t /*unit*/,
-                            float (&y)[kDim / 16][4]) const {
+                            float (&y)[kTiles][4]) const {
     const uint32_t from = SharedAddress(data) + ByRows<kDim>(threadIdx.x % 32);
     uint32_t p[2];
 #pragma unroll
@@ -237,6 +277,10 @@ struct WidePlane {
       LoadMatrixTransposed(a, (from ^ (m << 5)) + u * 16 * kDim * 2);
       Mma16<T>(y[m], a, p[0], p[1]);
     }
+  }
+
+  static __device__ float Output(const float (&y)[kTiles][4], int m, int h, int i) {
+    return y[m][2 * h + i];
   }
 };
 

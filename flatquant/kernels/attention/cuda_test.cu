@@ -69,6 +69,11 @@ struct Plane {
             bits == 16 ? nullptr : scale_device.get(),
             bits == 16 ? nullptr : zero_device.get()};
   }
+  // What a code stands for, its zero point apart, at most: sums of both may be made apart.
+  double Reach(int64_t slot, int64_t head, int64_t position) const {
+    if (bits == 16) return 0;
+    return 15.0 * scale[static_cast<size_t>((slot * heads + head) * capacity + position)];
+  }
   double At(int64_t slot, int64_t head, int64_t position, int64_t i) const {
     const size_t vector = static_cast<size_t>((slot * heads + head) * capacity + position);
     const size_t element = vector * static_cast<size_t>(head_dim) + static_cast<size_t>(i);
@@ -92,7 +97,7 @@ void Compare(const T* q, const T* y, const Plane<T>& k, const Plane<T>& v, int64
     for (int64_t i = 0; i < n; ++i) {
       const double term = Host<T>::To(q[i]) * k.At(slot, head, j, i);
       dot += term;
-      terms += std::abs(term);
+      terms += std::abs(term) + std::abs(Host<T>::To(q[i])) * k.Reach(slot, head, j);
     }
     weight.push_back(scale * dot);
     top = std::max(top, weight.back());
@@ -103,6 +108,11 @@ void Compare(const T* q, const T* y, const Plane<T>& k, const Plane<T>& v, int64
   // What weights are rounded to: bfloat16 with V's scales, or T, whose least number is an
   // absolute error where it is half.
   const double rounding = v.bits == 16 ? Host<T>::kEpsilon : 0x1p-8;
+  const double steps = std::ceil(static_cast<double>(end - begin) / 16);  // of a sum over V
+  double reach = 0;
+  for (int64_t j = begin; j < end; ++j) {
+    reach += weight[static_cast<size_t>(j - begin)] / sum * v.Reach(slot, head, j);
+  }
   for (int64_t i = 0; i < n; ++i) {
     double expected = 0, absolute = 0, plain = 0;
     for (int64_t j = begin; j < end; ++j) {
@@ -112,10 +122,11 @@ void Compare(const T* q, const T* y, const Plane<T>& k, const Plane<T>& v, int64
       absolute += std::abs(term);
       plain += std::abs(value) / sum;
     }
-    // Beside the weights' rounding: scores computed in float (a tensor core's sum keeps at
-    // least 2^-22 of its terms), the result rounded to T.
+    // Beside the weights' rounding: scores and sums over V computed in float (a tensor core's sum
+    // keeps at least 2^-22 of its terms), the result rounded to T.
     const double tolerance = (rounding + 4 * 0x1p-22 * size) * absolute + 0x1p-25 * plain +
-                             Host<T>::kEpsilon * std::abs(expected) + 1e-7;
+                             steps * 0x1p-22 * reach + Host<T>::kEpsilon * std::abs(expected) +
+                             1e-7;
     worst.Compare(Host<T>::To(y[i]), expected, tolerance, index, i);
   }
 }

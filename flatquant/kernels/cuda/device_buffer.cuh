@@ -62,4 +62,34 @@ class DeviceBuffer {
   size_t size_ = 0;
 };
 
+// Owned host memory that the device reads and writes itself, at the same address, and that
+// asynchronous copies need not stage.
+template <typename T>
+class PinnedBuffer {
+ public:
+  PinnedBuffer() = default;
+  explicit PinnedBuffer(size_t size) : size_(size) {
+    FLATQUANT_CUDA(
+        cudaMallocHost(reinterpret_cast<void**>(&data_), std::max<size_t>(1, size * sizeof(T))));
+  }
+  ~PinnedBuffer() {
+    if (data_ != nullptr) cudaFreeHost(data_);
+  }
+  PinnedBuffer(PinnedBuffer&& other) noexcept
+      : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+  PinnedBuffer& operator=(PinnedBuffer&& other) noexcept {
+    std::swap(data_, other.data_);
+    std::swap(size_, other.size_);
+    return *this;
+  }
+
+  T* get() const { return data_; }
+  size_t size() const { return size_; }
+  T& operator[](size_t i) const { return data_[i]; }
+
+ private:
+  T* data_ = nullptr;
+  size_t size_ = 0;
+};
+
 }  // namespace flatquant

@@ -1,6 +1,7 @@
 #include "flatquant/kernels/cuda/sampling.h"
 
 #include "flatquant/base/error.h"
+#include "flatquant/kernels/cuda/dependent_launch.cuh"
 #include "flatquant/kernels/cuda/device.cuh"
 
 // A CTA per row. Every cut (top_k, top_p, the draw itself) is the same question, "at
@@ -122,6 +123,7 @@ __device__ uint64_t Largest(const Row& row, Shared& shared) {
   if (threadIdx.x == 0) shared.best = 0;
   __syncthreads();
   uint64_t best = 0;
+#pragma unroll 8  // so many loads are on their way together
   for (int i = threadIdx.x; i < row.vocab; i += kThreads) {
     const float x = row.logits[i];
     const uint32_t key = isnan(x) ? ~0u : KeyOf(x);
@@ -141,6 +143,8 @@ __device__ uint64_t Largest(const Row& row, Shared& shared) {
 
 __global__ void __launch_bounds__(kThreads) SampleKernel(CudaSampleArgs args) {
   __shared__ Shared shared;
+  cuda::LetSuccessorStart();
+  cuda::WaitForPredecessor();
   Row row = {args.logits + blockIdx.x * args.vocab, static_cast<int>(args.vocab), 0,
              1.0f / args.temperature};
   const uint64_t best = Largest(row, shared);
@@ -177,7 +181,7 @@ __global__ void __launch_bounds__(kThreads) SampleKernel(CudaSampleArgs args) {
 void CudaSample(const CudaSampleArgs& args, CudaStream stream) {
   FLATQUANT_CHECK(args.vocab > 0 && args.vocab < int64_t{1} << 23);
   if (args.rows == 0) return;
-  SampleKernel<<<static_cast<unsigned>(args.rows), kThreads, 0, stream>>>(args);
+  LaunchDependent(SampleKernel, static_cast<unsigned>(args.rows), kThreads, 0, stream, args);
   CheckCudaLaunch("CudaSample");
 }
 

@@ -11,7 +11,8 @@ namespace flatquant {
 // top_k most likely and then to the smallest set of them with probability top_p. Tokens
 // are ordered by logit, then by id. Weights are held as multiples of 2^-40 of the
 // largest, so sums are exact and a row's token does not depend on any order of addition.
-// All pointers are device memory; the call launches and returns.
+// Pointers are device memory, uniform and tokens may be pinned host memory; the call launches
+// and returns.
 struct CudaSampleArgs {
   const float* logits = nullptr;  // [rows, vocab]
   int64_t rows = 0;

@@ -7,34 +7,37 @@
 namespace flatquant::cuda {
 
 constexpr int kFlowTokens = 8;  // the columns of a tensor-core product
-constexpr int kFlowBlocks = 2;  // 16-row blocks per copy, so 2 KB; 1 and 4 were no faster
-constexpr int kFlowCopyBytes = kFlowBlocks * kGemmIntBlockBytes;
 // A row of 16 sums per token; four more spread a fragment's tokens over the banks.
 constexpr int kFlowSumStride = 16 + 4;
 // Shared memory of a multiprocessor, and what each CTA costs beyond its own (bytes).
 constexpr int kFlowMultiprocessorBytes = 228 << 10;
 constexpr int kFlowReservedBytes = 1 << 10;
 
-// Warps of a CTA, copies in a warp's ring, CTAs of a multiprocessor.
-template <int warps, int copies, int ctas>
+// Warps of a CTA, copies in a warp's ring, CTAs of a multiprocessor, 16-row blocks of a copy.
+template <int warps, int copies, int ctas, int blocks>
 struct FlowConfig {
   static constexpr int kWarps = warps;
   static constexpr int kThreads = warps * 32;
   static constexpr int kCopies = copies;
   static constexpr int kCtas = ctas;
-  static constexpr int kRingBytes = warps * copies * kFlowCopyBytes;
+  static constexpr int kBlocks = blocks;
+  static constexpr int kCopyBytes = blocks * kGemmIntBlockBytes;
+  static constexpr int kRingBytes = warps * copies * kCopyBytes;
   // So many fit, and no more: a wave whose CTAs are let start early would otherwise crowd where
   // the kernel before has left room first, and leave other multiprocessors without work.
   static constexpr int kMostBytes = kFlowMultiprocessorBytes / ctas - kFlowReservedBytes;
   static constexpr int kLeastBytes = kFlowMultiprocessorBytes / (ctas + 1);
 };
-// Times on an H200 of a decode step's 128 linears (hidden size 4096) and what lies between
-// them. One token: 1618 us with rings of 160 KB per multiprocessor, 1931 with 96 KB, which let
-// a third CTA in.
-using FlowNarrow = FlowConfig<8, 5, 2>;
+// Copies of 2 KB, where a CTA has so many rows; 1 and 4 KB were no faster. Times on an H200 of a
+// decode step's 128 linears (hidden size 4096) and what lies between them. One token: 1618 us with
+// rings of 160 KB per multiprocessor, 1931 with 96 KB, which let a third CTA in.
+using FlowNarrow = FlowConfig<8, 5, 2, 2>;
+// Rows for one block of each CTA (hidden sizes up to 4096): as many bytes on their way.
+using FlowSingle = FlowConfig<8, 10, 2, 1>;
 // The activations of 8 tokens (11008 columns: 88 KB) leave 96 KB, and lie there once for all
-// warps of a multiprocessor: 1733 us for 8 tokens, 2063 with two CTAs.
-using FlowWide = FlowConfig<16, 3, 1>;
+// warps of a multiprocessor: 1733 us for 8 tokens, 2063 with two CTAs. With fewer tokens longer
+// rings would fit, but left the kernels beside them no room: 7% slower steps of four tokens.
+using FlowWide = FlowConfig<16, 3, 1, 2>;
 
 // A CTA's shared memory: offsets in bytes.
 template <typename C>
@@ -89,13 +92,13 @@ struct FlowRing {
   }
   // Starts the next copy, if there is one; all lanes are done with the slot.
   __device__ void Request(int slot, FlowWalk<C>& walk) const {
-    const int first = walk.group * kFlowBlocks;
+    const int first = walk.group * C::kBlocks;
     if (first >= count) return;
     if (threadIdx.x % 32 == 0) {
       const int block = begin + first;
-      const int blocks = min(kFlowBlocks, count - first);
+      const int blocks = min(C::kBlocks, count - first);
       const int in_tile = min(blocks, 8 - block % 8);  // the rest lies in the next tile
-      const uint32_t to = copies + slot * kFlowCopyBytes;
+      const uint32_t to = copies + slot * C::kCopyBytes;
       BarrierExpect(full + 8 * slot, blocks * kGemmIntBlockBytes);
       BulkLoad(to, Weights(block, walk.chunk), in_tile * kGemmIntBlockBytes, full + 8 * slot);
       if (in_tile < blocks) {

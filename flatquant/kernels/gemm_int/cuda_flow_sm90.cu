@@ -27,6 +27,7 @@ __device__ void LoadActivations(const CudaGemmIntArgs& args, const FlowLayout<C>
                                 int chunks, uint8_t* shared) {
   constexpr int kAtOnce = 4;
   const int vectors = chunks * 8;  // of 16 bytes
+#pragma unroll 1
   for (int i0 = threadIdx.x; i0 < layout.tokens * vectors; i0 += kAtOnce * C::kThreads) {
     uint4 x[kAtOnce];
 #pragma unroll
@@ -49,25 +50,27 @@ __device__ void LoadActivations(const CudaGemmIntArgs& args, const FlowLayout<C>
   }
 }
 
-// Adds a chunk's products with 8 tokens to the sums of `blocks` blocks.
-__device__ inline void Multiply(const uint8_t* weight, const uint32_t (&act)[8], int blocks,
-                                int32_t (&acc)[kFlowBlocks][4]) {
+// Adds a block's products with 8 tokens over a chunk to its sums.
+__device__ inline void MultiplyBlock(const uint8_t* weight, const uint32_t (&act)[8],
+                                     int32_t (&acc)[4]) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
+    const uint4 x = *reinterpret_cast<const uint4*>(weight + half * 512);
+    const uint32_t words[4] = {x.x, x.y, x.z, x.w};
 #pragma unroll
-    for (int r = 0; r < kFlowBlocks; ++r) {
-      if (r >= blocks) continue;
-      const uint4 x = *reinterpret_cast<const uint4*>(weight + r * kGemmIntBlockBytes + half * 512);
-      const uint32_t words[4] = {x.x, x.y, x.z, x.w};
-#pragma unroll
-      for (int s = 0; s < 2; ++s) {
-        uint32_t a0, a1, a2, a3;
-        WidenNibbles(words[2 * s], a0, a1);
-        WidenNibbles(words[2 * s + 1], a2, a3);
-        MmaInt8(acc[r], a0, a1, a2, a3, act[4 * half + 2 * s], act[4 * half + 2 * s + 1]);
-      }
+    for (int s = 0; s < 2; ++s) {
+      uint32_t a0, a1, a2, a3;
+      WidenNibbles(words[2 * s], a0, a1);
+      WidenNibbles(words[2 * s + 1], a2, a3);
+      MmaInt8(acc, a0, a1, a2, a3, act[4 * half + 2 * s], act[4 * half + 2 * s + 1]);
     }
   }
+}
+
+// A chunk of the activations as second operands.
+__device__ inline void LoadChunk(uint32_t act_row, int chunk, uint32_t (&act)[8]) {
+  LoadMatrix(*reinterpret_cast<uint32_t(*)[4]>(&act[0]), act_row + chunk * 128);
+  LoadMatrix(*reinterpret_cast<uint32_t(*)[4]>(&act[4]), act_row + chunk * 128 + 64);
 }
 
 // Registers for two CTAs, also where shared memory holds one: the others are for the kernel
@@ -92,21 +95,27 @@ __global__ void __launch_bounds__(C::kThreads, 2)
                             CudaGemmIntPaddedCols(args.weights.cols) / 128,
                             begin,
                             count,
-                            base + first_slot * kFlowCopyBytes,
+                            base + first_slot * C::kCopyBytes,
                             base + layout.Barriers() + 8 * first_slot};
+  // Before the rings' copies, or they, and the kernel's turn with them, would come behind those.
+#pragma unroll 1
+  for (int i = threadIdx.x; i < count * 4; i += C::kThreads) {
+    CopyAsync16(base + layout.Scale() + 16 * i, args.weights.scale + begin * 16 + 4 * i, 16);
+    if (args.weights.bias == nullptr) continue;
+    CopyAsync16(base + layout.Bias() + 16 * i, args.weights.bias + begin * 16 + 4 * i, 16);
+  }
+  CopyAsyncCommit();
   FlowWalk<C> ahead(chunks, warp);
   ring.Init();
+#pragma unroll 1
   for (int slot = 0; slot < C::kCopies; ++slot) ring.Request(slot, ahead);
 
   int32_t* sums = reinterpret_cast<int32_t*>(shared + layout.Sums());
-  float* scale = reinterpret_cast<float*>(shared + layout.Scale());
-  float* bias = reinterpret_cast<float*>(shared + layout.Bias());
+  const float* scale = reinterpret_cast<const float*>(shared + layout.Scale());
+  const float* bias = reinterpret_cast<const float*>(shared + layout.Bias());
   float* act_scale = reinterpret_cast<float*>(shared + layout.ActScale());
+#pragma unroll 1
   for (int i = threadIdx.x; i < layout.SumCount(); i += C::kThreads) sums[i] = 0;
-  for (int i = threadIdx.x; i < count * 16; i += C::kThreads) {
-    scale[i] = args.weights.scale[begin * 16 + i] * kNibbleScale;
-    bias[i] = args.weights.bias != nullptr ? args.weights.bias[begin * 16 + i] : 0;
-  }
 
   WaitForPredecessor();  // the weights, alone, are not its work
   LoadActivations(args, layout, chunks, shared);
@@ -133,35 +142,67 @@ __global__ void __launch_bounds__(C::kThreads, 2)
   FlowWalk<C> at(chunks, warp);
   int slot = 0;
   uint32_t parity = 0;
-  while (at.group * kFlowBlocks < count) {
+  const auto weights_of = [&](int of) {
+    return shared + (first_slot + of) * C::kCopyBytes + lane * 16;
+  };
+  const auto take = [&] {  // the next copy: its slot, when it has come
+    const int taken = slot;
+    BarrierWait(ring.full + 8 * slot, parity);
+    if (++slot == C::kCopies) {
+      slot = 0;
+      parity ^= 1;
+    }
+    return taken;
+  };
+#pragma unroll 1
+  while (at.group * C::kBlocks < count) {
     const int group = at.group;
-    const int blocks = min(kFlowBlocks, count - group * kFlowBlocks);
-    int32_t acc[kFlowBlocks][4] = {};
-    for (; at.group == group; at.Advance()) {
+    // Of two blocks, or of one block's chunks in turn: a single chain of products would wait for
+    // itself.
+    int32_t acc[2][4] = {};
+#pragma unroll 1
+    while (at.group == group) {
       uint32_t act[8];
-      LoadMatrix(*reinterpret_cast<uint32_t(*)[4]>(&act[0]), act_row + at.chunk * 128);
-      LoadMatrix(*reinterpret_cast<uint32_t(*)[4]>(&act[4]), act_row + at.chunk * 128 + 64);
-      BarrierWait(ring.full + 8 * slot, parity);
-      Multiply(shared + (first_slot + slot) * kFlowCopyBytes + lane * 16, act, blocks, acc);
-      __syncwarp();
-      ring.Request(slot, ahead);
-      if (++slot == C::kCopies) {
-        slot = 0;
-        parity ^= 1;
+      LoadChunk(act_row, at.chunk, act);
+      at.Advance();
+      if constexpr (C::kBlocks == 2) {
+        const int one = take();
+        MultiplyBlock(weights_of(one), act, acc[0]);
+        // Where the last group is one block, this multiplies what lies there; it goes nowhere.
+        MultiplyBlock(weights_of(one) + kGemmIntBlockBytes, act, acc[1]);
+        __syncwarp();
+        ring.Request(one, ahead);
+      } else {
+        const bool is_pair = at.group == group;
+        uint32_t next_act[8];
+        LoadChunk(act_row, is_pair ? at.chunk : 0, next_act);
+        const int one = take();
+        const int two = is_pair ? take() : one;
+#pragma unroll
+        for (uint32_t& x : next_act) x = is_pair ? x : 0;
+        MultiplyBlock(weights_of(one), act, acc[0]);
+        MultiplyBlock(weights_of(two), next_act, acc[1]);
+        __syncwarp();
+        ring.Request(one, ahead);
+        if (is_pair) {
+          ring.Request(two, ahead);
+          at.Advance();
+        }
       }
     }
 #pragma unroll
-    for (int r = 0; r < kFlowBlocks; ++r) {
+    for (int r = 0; r < C::kBlocks; ++r) {
 #pragma unroll
       for (int k = 0; k < 4; ++k) {
         const int token = lane % 4 * 2 + k % 2;
-        if (r >= blocks || token >= tokens) continue;
-        atomicAdd(sums + ((group * kFlowBlocks + r) * tokens + token) * kFlowSumStride + lane / 4 +
+        if (group * C::kBlocks + r >= count || token >= tokens) continue;
+        atomicAdd(sums + ((group * C::kBlocks + r) * tokens + token) * kFlowSumStride + lane / 4 +
                       k / 2 * 8,
-                  acc[r][k]);
+                  C::kBlocks == 2 ? acc[r][k] : acc[0][k] + acc[1][k]);
       }
     }
   }
+  CopyAsyncWait<0>();
   __syncthreads();
   const auto finish = [&](int i, float add) {
     const int row = i % rows;
@@ -169,11 +210,14 @@ __global__ void __launch_bounds__(C::kThreads, 2)
     const int64_t y_row = begin * 16 + row;
     if (i >= outputs || y_row >= args.weights.rows) return;
     const int32_t sum = sums[(row / 16 * tokens + token) * kFlowSumStride + row % 16];
-    const float y = static_cast<float>(sum) * (act_scale[token] * scale[row]) + bias[row] + add;
+    const float factor = act_scale[token] * (scale[row] * kNibbleScale);
+    const float offset = args.weights.bias != nullptr ? bias[row] : 0.0f;
+    const float y = static_cast<float>(sum) * factor + offset + add;
     static_cast<T*>(args.y)[token * args.y_stride + y_row] = Element<T>::FromFloat(y);
   };
 #pragma unroll
   for (int j = 0; j < kEarly; ++j) finish(threadIdx.x + j * C::kThreads, residual[j]);
+#pragma unroll 1
   for (int i = threadIdx.x + kEarly * C::kThreads; i < outputs; i += C::kThreads) {
     finish(i, load_residual(i));
   }
@@ -218,22 +262,34 @@ void Launch(const CudaGemmIntArgs& args, CudaStream stream) {
   CheckCudaLaunch("GemmIntFlow");
 }
 
-// With more tokens two CTAs' activations would often not fit.
-bool TakesNarrow(const CudaGemmIntArgs& args) { return args.tokens <= 2 && Fits<FlowNarrow>(args); }
+// Whether every CTA's share is one 16-row block, so that copies of two would be half empty.
+bool IsSingle(const CudaGemmIntArgs& args) {
+  return CeilDiv(args.weights.rows, 16) <= Ctas(args, FlowSingle::kCtas);
+}
+
+// Calls run(C{}) with the configuration for the arguments; false where none fits.
+template <typename Run>
+bool ForConfig(const CudaGemmIntArgs& args, const Run& run) {
+  // With more tokens two CTAs' activations would often not fit.
+  const bool narrow = args.tokens <= 2;
+  if (narrow && IsSingle(args) && Fits<FlowSingle>(args)) return run(FlowSingle());
+  if (narrow && Fits<FlowNarrow>(args)) return run(FlowNarrow());
+  if (Fits<FlowWide>(args)) return run(FlowWide());
+  return false;
+}
 
 }  // namespace
 
 bool GemmIntFlowTakes(const CudaGemmIntArgs& args) {
-  return args.tokens <= kFlowTokens && (TakesNarrow(args) || Fits<FlowWide>(args));
+  return args.tokens <= kFlowTokens && ForConfig(args, [](auto) { return true; });
 }
 
 void GemmIntFlow(const CudaGemmIntArgs& args, CudaStream stream) {
-  FLATQUANT_CHECK(GemmIntFlowTakes(args));
-  if (TakesNarrow(args)) {
-    Launch<FlowNarrow>(args, stream);
-  } else {
-    Launch<FlowWide>(args, stream);
-  }
+  const bool taken = ForConfig(args, [&](auto config) {
+    Launch<decltype(config)>(args, stream);
+    return true;
+  });
+  FLATQUANT_CHECK(taken && args.tokens <= kFlowTokens);
 }
 
 }  // namespace flatquant::cuda

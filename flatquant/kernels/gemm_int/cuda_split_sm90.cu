@@ -75,9 +75,8 @@ __global__ void __launch_bounds__(kSplitThreads, C::kCtas)
       for (int k = stages.first; k < stages.Filled(); ++k) stages.LoadWeights(params, block0, k);
     }
   } else {
+    // Not waited for here, where it comes behind the weights.
     scale = __ldg(reinterpret_cast<const float4*>(args.weights.scale + row));
-    scale = make_float4(scale.x * kNibbleScale, scale.y * kNibbleScale, scale.z * kNibbleScale,
-                        scale.w * kNibbleScale);
     if (args.weights.bias != nullptr) {
       bias = __ldg(reinterpret_cast<const float4*>(args.weights.bias + row));
     }
@@ -130,10 +129,11 @@ __global__ void __launch_bounds__(kSplitThreads, C::kCtas)
         const int4 x = LoadRemote(sums + (t * C::kSumStride + quad) * 4, other);
         sum = make_int4(sum.x + x.x, sum.y + x.y, sum.z + x.z, sum.w + x.w);
       }
-      const float y[4] = {static_cast<float>(sum.x) * (act * scale.x) + bias.x,
-                          static_cast<float>(sum.y) * (act * scale.y) + bias.y,
-                          static_cast<float>(sum.z) * (act * scale.z) + bias.z,
-                          static_cast<float>(sum.w) * (act * scale.w) + bias.w};
+      const auto value = [&](int32_t x, float row_scale, float row_bias) {
+        return static_cast<float>(x) * (act * (row_scale * kNibbleScale)) + row_bias;
+      };
+      const float y[4] = {value(sum.x, scale.x, bias.x), value(sum.y, scale.y, bias.y),
+                          value(sum.z, scale.z, bias.z), value(sum.w, scale.w, bias.w)};
       const float2 low = Element<T>::ToFloat2(packed.x);
       const float2 high = Element<T>::ToFloat2(packed.y);
       // Four at once, up to the multiple of eight that may be written.

@@ -21,6 +21,7 @@ using Vectors = float[kDim / 8][4];
 
 // Of the tokens that a lane's rows g and g + 8 are.
 struct Rows {
+  bool any[2];  // of the warp's: whether there are tokens at all
   bool inside[2];
   int64_t slot[2];
   int64_t position[2];
@@ -157,6 +158,25 @@ __device__ inline int64_t VectorAt(const CudaKvPlane& plane, int64_t slot, int64
   return (slot * plane.heads + head) * plane.capacity + position;
 }
 
+// Values to codes by instructions of full rate: adding 1.5 * 2^23 rounds half to even and leaves
+// the integer in the low bits. Bounds that are integers may come before rounding.
+struct KvCoder {
+  static constexpr float kRounds = 12582912.0f;
+  static constexpr uint32_t kRoundsBits = 0x4b400000u;
+  float inverse, low, high;
+  uint32_t zero_bits;
+
+  __device__ KvCoder(float scale, float zero, float top)
+      : inverse(1.0f / scale),
+        low(-zero),
+        high(top - zero),
+        zero_bits(static_cast<uint32_t>(zero) - kRoundsBits) {}
+  __device__ uint32_t operator()(float x) const {
+    const float steps = fminf(fmaxf(__fmul_rn(x, inverse), low), high);
+    return __float_as_uint(__fadd_rn(steps, kRounds)) + zero_bits;
+  }
+};
+
 template <int kDim>
 __device__ inline void Quantize(const Rows& rows, const CudaKvPlane& plane, KronClip clip,
                                 int64_t head, const Vectors<kDim>& v) {
@@ -164,6 +184,7 @@ __device__ inline void Quantize(const Rows& rows, const CudaKvPlane& plane, Kron
   const float top = static_cast<float>((1 << plane.bits) - 1);
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
+    if (!rows.any[h]) continue;
     float lo = 0;
     float hi = 0;
 #pragma unroll
@@ -180,7 +201,7 @@ __device__ inline void Quantize(const Rows& rows, const CudaKvPlane& plane, Kron
     } else {
       scale = 1;
     }
-    const float inverse = 1.0f / scale;
+    const KvCoder code(scale, zero, top);
     uint32_t words[kDim / 32];
 #pragma unroll
     for (int q = 0; q < kDim / 32; ++q) {
@@ -188,9 +209,7 @@ __device__ inline void Quantize(const Rows& rows, const CudaKvPlane& plane, Kron
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const float* pair = v[4 * q + i] + 2 * h;
-        const float even = fminf(fmaxf(rintf(pair[0] * inverse) + zero, 0.0f), top);
-        const float odd = fminf(fmaxf(rintf(pair[1] * inverse) + zero, 0.0f), top);
-        bytes |= (static_cast<uint32_t>(even) | static_cast<uint32_t>(odd) << 4) << (8 * i);
+        bytes |= (code(pair[0]) | code(pair[1]) << 4) << (8 * i);
       }
       words[q] = TransposeBytes(bytes);
     }
@@ -209,15 +228,16 @@ __device__ inline void Quantize(const Rows& rows, const CudaKvPlane& plane, Kron
 // Rounds the warp's vectors to T and writes those of tokens below `end` to to(token), through
 // shared memory.
 template <typename T, int kDim, typename To>
-__device__ inline void Store(int64_t first, int64_t end, const Vectors<kDim>& v, uint8_t* vectors,
-                             const To& to) {
+__device__ inline void Store(const Rows& rows, int64_t first, int64_t end, const Vectors<kDim>& v,
+                             uint8_t* vectors, const To& to) {
   constexpr int kChunks = kDim / 8;
   const int lane = threadIdx.x % 32;
   __syncwarp();  // all lanes have read the vectors that came
 #pragma unroll
-  for (int j = 0; j < kDim / 8; ++j) {
+  for (int h = 0; h < 2; ++h) {
+    if (!rows.any[h]) continue;
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
+    for (int j = 0; j < kDim / 8; ++j) {
       *reinterpret_cast<uint32_t*>(vectors + ChunkOffset<kDim>(lane / 4 + 8 * h, j) +
                                    lane % 4 * 4) = Element<T>::Pack(v[j][2 * h], v[j][2 * h + 1]);
     }
@@ -226,7 +246,7 @@ __device__ inline void Store(int64_t first, int64_t end, const Vectors<kDim>& v,
 #pragma unroll
   for (int i = lane; i < kHeadTokens * kChunks; i += 32) {
     const int64_t token = first + i / kChunks;
-    if (token >= end) continue;
+    if (!rows.any[i / kChunks / 8] || token >= end) continue;
     reinterpret_cast<uint4*>(to(token))[i % kChunks] =
         *reinterpret_cast<const uint4*>(vectors + ChunkOffset<kDim>(i / kChunks, i % kChunks));
   }

@@ -97,6 +97,7 @@ __global__ void __launch_bounds__(Shared<kDim, kHeld>::kThreads)
   int64_t token[2];
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
+    rows.any[h] = first + 8 * h < args.tokens;
     token[h] = first + threadIdx.x % 32 / 4 + 8 * h;
     const bool inside = token[h] < args.tokens;
     rows.slot[h] = inside ? args.slots[token[h]] : 0;
@@ -124,13 +125,13 @@ __global__ void __launch_bounds__(Shared<kDim, kHeld>::kThreads)
     if (transform != nullptr) cuda::Transform<T, kDim, kHeld>(transform, v);
     for (int h = 0; h < 2; ++h) rows.inside[h] = token[h] < end;
     if (kind == Kind::kQuery) {
-      cuda::Store<T, kDim>(first, end, v, vectors, [&](int64_t t) {
+      cuda::Store<T, kDim>(rows, first, end, v, vectors, [&](int64_t t) {
         return static_cast<T*>(args.q) + (t * args.heads + head) * kDim;
       });
     } else if (plane.packed()) {
       cuda::Quantize<kDim>(rows, plane, kind == Kind::kKey ? args.k_clip : args.v_clip, head, v);
     } else {
-      cuda::Store<T, kDim>(first, end, v, vectors, [&](int64_t t) {
+      cuda::Store<T, kDim>(rows, first, end, v, vectors, [&](int64_t t) {
         return reinterpret_cast<T*>(plane.data) +
                cuda::VectorAt(plane, args.slots[t], head, args.positions[t]) * kDim;
       });

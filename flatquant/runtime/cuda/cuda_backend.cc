@@ -47,9 +47,11 @@ class CudaBackend : public Backend {
         model_(LoadCudaModel(std::move(model), dtype, pool)) {
     // Waits for copies of the default stream, which uploads use.
     FLATQUANT_CUDA(cudaStreamCreate(&stream_));
+    FLATQUANT_CUDA(cudaEventCreateWithFlags(&uploaded_, cudaEventDisableTiming));
   }
   ~CudaBackend() override {
     steps_.clear();
+    cudaEventDestroy(uploaded_);
     cudaStreamDestroy(stream_);
   }
 
@@ -152,7 +154,11 @@ class CudaBackend : public Backend {
   // Draws for the rows of logits_ that stand for rows [begin, begin + count) of a pass.
   void Draw(std::span<Sampler* const> samplers, size_t begin, size_t count,
             std::span<int32_t> tokens) {
-    uniform_.resize(count);
+    // Both stay on the host: a step would wait longer for copies than the kernel for some words.
+    if (drawn_.size() < count) {
+      drawn_ = PinnedBuffer<int32_t>(count);
+      uniform_ = PinnedBuffer<float>(count);
+    }
     for (size_t i = 0; i < count; ++i) {
       Sampler& sampler = *samplers[begin + i];
       // A double just below 1 would round to 1.
@@ -160,12 +166,6 @@ class CudaBackend : public Backend {
         uniform_[i] = std::min(static_cast<float>(sampler.Uniform()), std::nextafter(1.0f, 0.0f));
       }
     }
-    if (drawn_.size() < count) {
-      drawn_ = DeviceBuffer<int32_t>(count);
-      draws_ = DeviceBuffer<float>(count);
-    }
-    FLATQUANT_CUDA(cudaMemcpyAsync(draws_.get(), uniform_.data(), count * sizeof(float),
-                                   cudaMemcpyHostToDevice, stream_));
     const auto same = [&](size_t a, size_t b) {
       const SamplerOptions& x = samplers[begin + a]->options();
       const SamplerOptions& y = samplers[begin + b]->options();
@@ -177,12 +177,11 @@ class CudaBackend : public Backend {
       const size_t vocab = static_cast<size_t>(model_.config.vocab);
       CudaSample({logits_.get() + first * vocab, static_cast<int64_t>(end - first),
                   model_.config.vocab, options.temperature, options.top_k, options.top_p,
-                  draws_.get() + first, drawn_.get() + first},
+                  uniform_.get() + first, drawn_.get() + first},
                  stream_);
     }
-    FLATQUANT_CUDA(cudaMemcpyAsync(tokens.data() + begin, drawn_.get(), count * sizeof(int32_t),
-                                   cudaMemcpyDeviceToHost, stream_));
     FLATQUANT_CUDA(cudaStreamSynchronize(stream_));
+    std::copy_n(drawn_.get(), count, tokens.begin() + static_cast<std::ptrdiff_t>(begin));
     for (size_t i = begin; i < begin + count; ++i) {
       if (tokens[i] >= 0) continue;
       throw Error("sampler.bad_logits", "logits", "one is NaN, or none is finite",
@@ -233,8 +232,10 @@ class CudaBackend : public Backend {
 
   void UploadRows(std::span<const Segment> segments, std::span<const int32_t> ids) {
     const size_t rows = ids.size();
-    inputs_.resize(rows * CudaRows::kFields);
-    std::copy(ids.begin(), ids.end(), inputs_.begin());
+    const size_t count = rows * CudaRows::kFields;
+    FLATQUANT_CUDA(cudaEventSynchronize(uploaded_));  // the last pass's copy has been made
+    if (inputs_.size() < count) inputs_ = PinnedBuffer<int32_t>(count);
+    std::copy(ids.begin(), ids.end(), inputs_.get());
     for (const Segment& segment : segments) {
       const int32_t slot = static_cast<const CudaSequenceCache&>(*segment.cache).slot();
       for (int64_t t = 0; t < segment.tokens; ++t) {
@@ -245,10 +246,9 @@ class CudaBackend : public Backend {
         inputs_[3 * rows + row] = position + 1;
       }
     }
-    // From pageable memory: the call returns when the host's bytes have been read.
-    FLATQUANT_CUDA(cudaMemcpyAsync(workspace_->inputs.get(), inputs_.data(),
-                                   inputs_.size() * sizeof(int32_t), cudaMemcpyHostToDevice,
-                                   stream_));
+    FLATQUANT_CUDA(cudaMemcpyAsync(workspace_->inputs.get(), inputs_.get(), count * sizeof(int32_t),
+                                   cudaMemcpyHostToDevice, stream_));
+    FLATQUANT_CUDA(cudaEventRecord(uploaded_, stream_));
   }
 
   void RunBlocks() {
@@ -320,10 +320,10 @@ class CudaBackend : public Backend {
   CudaRotation rotation_;
   std::optional<CudaWorkspace> workspace_;
   DeviceBuffer<float> logits_;
-  std::vector<float> uniform_;
-  DeviceBuffer<float> draws_;
-  DeviceBuffer<int32_t> drawn_;
-  std::vector<int32_t> inputs_;
+  PinnedBuffer<float> uniform_;
+  PinnedBuffer<int32_t> drawn_;
+  PinnedBuffer<int32_t> inputs_;
+  cudaEvent_t uploaded_ = nullptr;
   std::vector<CudaRun> runs_;
   std::optional<CudaOps::Pass> pass_;
   std::map<StepKey, StepGraph> steps_;
