@@ -69,6 +69,17 @@ inline void StoreInt8(int8_t* p, Lanes v) {
 inline void StoreFirstInt8(int8_t* p, Lanes v, int64_t n) {
   _mm_mask_storeu_epi8(p, FirstLanes(n), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v)));
 }
+// Four registers, rounded half to even, none above 127; what lies below `low`, and NaN,
+// becomes low.
+inline void StoreInt8AtLeast(int8_t* p, const Lanes (&v)[4], int8_t low) {
+  // Packing works within 128 bits; what it leaves is 4 values of v[0], 4 of v[1], ...
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  const __m512i bytes =
+      _mm512_packs_epi16(_mm512_packs_epi32(_mm512_cvtps_epi32(v[0]), _mm512_cvtps_epi32(v[1])),
+                         _mm512_packs_epi32(_mm512_cvtps_epi32(v[2]), _mm512_cvtps_epi32(v[3])));
+  _mm512_storeu_si512(
+      p, _mm512_permutexvar_epi32(order, _mm512_max_epi8(bytes, _mm512_set1_epi8(low))));
+}
 
 #else
 
@@ -133,6 +144,15 @@ inline void StoreFirstInt8(int8_t* p, Lanes v, int64_t n) {
   int8_t bytes[16];
   _mm_storeu_si128(reinterpret_cast<__m128i*>(bytes), LowBytes(v));
   for (int64_t i = 0; i < n; ++i) p[i] = bytes[i];
+}
+inline void StoreInt8AtLeast(int8_t* p, const Lanes (&v)[4], int8_t low) {
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  const __m256i bytes =
+      _mm256_packs_epi16(_mm256_packs_epi32(_mm256_cvtps_epi32(v[0]), _mm256_cvtps_epi32(v[1])),
+                         _mm256_packs_epi32(_mm256_cvtps_epi32(v[2]), _mm256_cvtps_epi32(v[3])));
+  _mm256_storeu_si256(
+      reinterpret_cast<__m256i*>(p),
+      _mm256_permutevar8x32_epi32(_mm256_max_epi8(bytes, _mm256_set1_epi8(low)), order));
 }
 
 #endif

@@ -84,6 +84,16 @@ struct KronToken {
   int64_t stride;
 };
 
+// The next tokens' input as far as nobody has asked memory for it: it arrives while these
+// tokens are transformed, which needs no memory (ask_ahead.h).
+struct KronAhead {
+  struct Range {
+    const float* next = nullptr;
+    const float* end = nullptr;
+  };
+  Range ranges[2];  // of x and of input.up
+};
+
 // A thread's memory for the tokens of a task, each part 64-byte aligned.
 struct KronScratch {
   int64_t stride = 0;        // R rounded up to 16: elements of a row of half and y
@@ -92,6 +102,7 @@ struct KronScratch {
   float* y = nullptr;        // [tokens * L + 15, stride]
   uint16_t* high = nullptr;  // an operand of a tile product, see tile_operands.h
   uint16_t* low = nullptr;
+  KronAhead* ahead = nullptr;  // never nullptr for a kernel
 };
 
 // What an instruction set supplies.

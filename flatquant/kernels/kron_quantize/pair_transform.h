@@ -6,6 +6,7 @@
 
 #include "flatquant/kernels/bf16_terms.h"
 #include "flatquant/kernels/float_lanes.h"
+#include "flatquant/kernels/kron_quantize/ask_ahead.h"
 #include "flatquant/kernels/kron_quantize/kron_quantize.h"
 #include "flatquant/kernels/kron_quantize/tile_operands.h"
 #include "flatquant/kernels/kron_quantize/transform_lanes.h"
@@ -71,16 +72,22 @@ inline void MultiplyPairRows(int64_t rows, int64_t blocks, const PairOperand& a,
   }
 }
 
+constexpr int64_t PairPanels(int64_t vectors) {
+  return (vectors + kPairVectors - 1) / kPairVectors;
+}
+
 // C [rows, 16 vectors] = A B over 32 blocks of summands. A's rows are in groups of 16,
 // a_group elements apart. B's vectors stay in L1 while A passes by.
 inline void MultiplyPairs(int64_t rows, int64_t vectors, int64_t blocks, const PairOperand& a,
-                          int64_t a_group, PairOperand b, float* c, int64_t c_stride) {
-  for (int64_t panels = (vectors + kPairVectors - 1) / kPairVectors; panels > 0; --panels) {
+                          int64_t a_group, PairOperand b, float* c, int64_t c_stride,
+                          const AheadShare& ahead) {
+  for (int64_t panels = PairPanels(vectors); panels > 0; --panels) {
     const int64_t width = (vectors + panels - 1) / panels;
     for (int64_t row = 0; row < rows; row += kPairRows) {
       const PairOperand part = {a.data + row / 16 * a_group + row % 16 * a.outer, a.outer, a.block,
                                 a.pair};
       const int64_t height = std::min<int64_t>(kPairRows, rows - row);
+      ahead.Ask();
       float* corner = c + row * c_stride;
       if (width == 3) MultiplyPairRows<kPairRows, 3>(height, blocks, part, b, corner, c_stride);
       if (width == 2) MultiplyPairRows<kPairRows, 2>(height, blocks, part, b, corner, c_stride);
@@ -99,15 +106,19 @@ inline void TransformPairs(const KronTransform& transform, const float* x, int64
   const int64_t cols = transform.right_size;
   const int64_t stride = scratch.stride;
   const bool has_left = transform.left.size() > 0;
+  const bool has_right = transform.right.size() > 0;
+  const int64_t tiles = (tokens * rows + kPairRows - 1) / kPairRows * PairPanels(stride / 16);
+  const AheadShare ahead(scratch.ahead, (has_right ? tiles : 0) + (has_left ? tiles : 0));
   const float* half = x;
   int64_t half_stride = cols;
-  if (transform.right.size() > 0) {
+  if (has_right) {
     const int64_t blocks = (cols + 31) / 32;
     float* product = has_left ? scratch.half : y;
     SplitRows<1>(x, tokens * rows, cols, scratch.high, scratch.high);
-    MultiplyPairs(
-        tokens * rows, stride / 16, blocks, {scratch.high, 32 * blocks, 32, 2}, 16 * 32 * blocks,
-        {transform.right_tiles.data(), blocks * kTileWords, kTileWords, 32}, product, stride);
+    MultiplyPairs(tokens * rows, stride / 16, blocks, {scratch.high, 32 * blocks, 32, 2},
+                  16 * 32 * blocks,
+                  {transform.right_tiles.data(), blocks * kTileWords, kTileWords, 32}, product,
+                  stride, ahead);
     half = product;
     half_stride = stride;
   }
@@ -118,7 +129,7 @@ inline void TransformPairs(const KronTransform& transform, const float* x, int64
                      half_stride, scratch.high, scratch.high);
     MultiplyPairs(rows, stride / 16, blocks, {transform.left_tiles.data(), 32, kTileWords, 2},
                   blocks * kTileWords, {scratch.high, 32, 32 * stride, 2 * stride},
-                  y + t * rows * stride, stride);
+                  y + t * rows * stride, stride, ahead);
   }
 }
 

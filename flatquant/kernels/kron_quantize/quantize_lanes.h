@@ -46,10 +46,17 @@ inline void StoreCodes(const KronToken& token, float top, int8_t* codes, const Q
   // Bounds are integers, so clamping before rounding is the same; the lower one
   // first: in this order NaN becomes a number.
   const auto clamped = [&](Lanes v) { return MinLanes(MaxLanes(quotient(v), low), high); };
+  const auto bounded = [&](const float* y) { return MinLanes(high, quotient(LoadLanes(y))); };
+  const int8_t lowest = static_cast<int8_t>(-top - 1.0f);
   for (int64_t i = 0; i < token.rows; ++i) {
     const float* y = token.y + i * token.stride;
     int8_t* row = codes + i * token.cols;
     int64_t c = 0;
+    for (; c + 4 * kLanes <= token.cols; c += 4 * kLanes) {
+      const Lanes four[4] = {bounded(y + c), bounded(y + c + kLanes), bounded(y + c + 2 * kLanes),
+                             bounded(y + c + 3 * kLanes)};
+      StoreInt8AtLeast(row + c, four, lowest);
+    }
     for (; c + kLanes <= token.cols; c += kLanes) StoreInt8(row + c, clamped(LoadLanes(y + c)));
     if (c < token.cols) {
       const int64_t rest = token.cols - c;

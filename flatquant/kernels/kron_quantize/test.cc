@@ -164,6 +164,8 @@ double TileDeviation(int bits) {
   memory.half = half.data();
   memory.high = high.data();
   memory.low = low.data();
+  KronAhead ahead;
+  memory.ahead = &ahead;
   kEmulatedTiles.transform(p.transform, p.x.data(), p.tokens, bits, memory, y.data());
   double errors = 0, squares = 0;
   for (int64_t t = 0; t < p.tokens; ++t) {

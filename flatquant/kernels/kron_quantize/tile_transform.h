@@ -5,6 +5,7 @@
 #include "flatquant/kernels/amx_tiles.h"
 #include "flatquant/kernels/bf16_terms.h"
 #include "flatquant/kernels/float_lanes.h"
+#include "flatquant/kernels/kron_quantize/ask_ahead.h"
 #include "flatquant/kernels/kron_quantize/kron_quantize.h"
 #include "flatquant/kernels/kron_quantize/tile_operands.h"
 
@@ -30,7 +31,7 @@ struct TileOperand {
 // the latency of a product, which is three times its duration.
 template <int kTerms, int kM, int kN, typename Tiles>
 inline void MultiplyTiles(Tiles& tiles, int64_t k_tiles, const TileOperand& a, const TileOperand& b,
-                          float* c, int64_t c_stride) {
+                          float* c, int64_t c_stride, const AheadShare& ahead) {
   tiles.template Zero<0>();
   if constexpr (kN > 1) tiles.template Zero<1>();
   if constexpr (kM > 1) tiles.template Zero<2>();
@@ -50,6 +51,7 @@ inline void MultiplyTiles(Tiles& tiles, int64_t k_tiles, const TileOperand& a, c
     if constexpr (kM > 1 && kN > 1) tiles.template DotBf16<3, 5, 7>();
   };
   for (int64_t k = 0; k < k_tiles; ++k) {
+    ahead.Ask();
     // In this order each term is loaded once.
     load_a(a.high + k * a.inner);
     if constexpr (kTerms == 2) {
@@ -74,8 +76,8 @@ inline void MultiplyTiles(Tiles& tiles, int64_t k_tiles, const TileOperand& a, c
 // A passes by: A is one token, which fits beside them, or the smaller left factor.
 template <int kTerms, typename Tiles>
 inline void MultiplyOperands(Tiles& tiles, int64_t m_tiles, int64_t n_tiles, int64_t k_tiles,
-                             const TileOperand& a, const TileOperand& b, float* c,
-                             int64_t c_stride) {
+                             const TileOperand& a, const TileOperand& b, float* c, int64_t c_stride,
+                             const AheadShare& ahead) {
   for (int64_t n = 0; n < n_tiles; n += 2) {
     const bool two_columns = n + 2 <= n_tiles;
     for (int64_t m = 0; m < m_tiles; m += 2) {
@@ -84,13 +86,13 @@ inline void MultiplyOperands(Tiles& tiles, int64_t m_tiles, int64_t n_tiles, int
       const TileOperand part_a = a.From(m);
       const TileOperand part_b = b.From(n);
       if (two_rows && two_columns) {
-        MultiplyTiles<kTerms, 2, 2>(tiles, k_tiles, part_a, part_b, corner, c_stride);
+        MultiplyTiles<kTerms, 2, 2>(tiles, k_tiles, part_a, part_b, corner, c_stride, ahead);
       } else if (two_rows) {
-        MultiplyTiles<kTerms, 2, 1>(tiles, k_tiles, part_a, part_b, corner, c_stride);
+        MultiplyTiles<kTerms, 2, 1>(tiles, k_tiles, part_a, part_b, corner, c_stride, ahead);
       } else if (two_columns) {
-        MultiplyTiles<kTerms, 1, 2>(tiles, k_tiles, part_a, part_b, corner, c_stride);
+        MultiplyTiles<kTerms, 1, 2>(tiles, k_tiles, part_a, part_b, corner, c_stride, ahead);
       } else {
-        MultiplyTiles<kTerms, 1, 1>(tiles, k_tiles, part_a, part_b, corner, c_stride);
+        MultiplyTiles<kTerms, 1, 1>(tiles, k_tiles, part_a, part_b, corner, c_stride, ahead);
       }
     }
   }
@@ -105,9 +107,15 @@ inline void TransformTerms(const KronTransform& transform, const float* x, int64
   const int64_t stride = scratch.stride;
   const int64_t n_tiles = stride / 16;
   const bool has_left = transform.left.size() > 0;
+  const bool has_right = transform.right.size() > 0;
+  const auto blocks = [](int64_t size) { return (size + 31) / 32; };  // of two tiles
+  const int64_t right_steps = blocks(tokens * rows) * blocks(stride) * blocks(cols);
+  const int64_t left_steps = tokens * blocks(rows) * blocks(stride) * blocks(rows);
+  const AheadShare ahead(scratch.ahead,
+                         (has_right ? right_steps : 0) + (has_left ? left_steps : 0));
   const float* half = x;
   int64_t half_stride = cols;
-  if (transform.right.size() > 0) {
+  if (has_right) {
     const int64_t k_tiles = (cols + 31) / 32;
     const int64_t words = n_tiles * k_tiles * kTileWords;
     const uint16_t* right = transform.right_tiles.data();
@@ -116,7 +124,7 @@ inline void TransformTerms(const KronTransform& transform, const float* x, int64
     MultiplyOperands<kTerms>(tiles, (tokens * rows + 15) / 16, n_tiles, k_tiles,
                              {scratch.high, scratch.low, 16 * 32 * k_tiles, 32, 64 * k_tiles},
                              {right, right + words, k_tiles * kTileWords, kTileWords, kTileBytes},
-                             product, stride);
+                             product, stride, ahead);
     half = product;
     half_stride = stride;
   }
@@ -132,7 +140,7 @@ inline void TransformTerms(const KronTransform& transform, const float* x, int64
     MultiplyOperands<kTerms>(tiles, m_tiles, n_tiles, k_tiles,
                              {left, left + words, k_tiles * kTileWords, kTileWords, kTileBytes},
                              {scratch.high, scratch.low, 32, 32 * stride, 4 * stride},
-                             y + t * rows * stride, stride);
+                             y + t * rows * stride, stride, ahead);
   }
 }
 
