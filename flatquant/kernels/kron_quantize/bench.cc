@@ -5,8 +5,9 @@
 // The whole operation at 4 bits: RMSNorm or SwiGLU, transform, quantization. GFLOP/s
 // and percent of the limit count the transform's arithmetic alone, as a plain product
 // would do it; the limit is that of float multiply-adds (of the widest vectors, also
-// for a kernel of narrower ones), or of bfloat16 tiles. It is measured by this process
-// (limits/limits.h), right before each row, because clocks and neighbours change.
+// for a kernel of narrower ones), of bfloat16 pairs or of bfloat16 tiles. It is measured
+// by this process (limits/limits.h), right before each row, because clocks and neighbours
+// change.
 #include <benchmark/benchmark.h>
 
 #include <chrono>
@@ -83,8 +84,9 @@ void Run(benchmark::State& state, const KernelEntry<KronQuantizeKernel>& entry, 
   const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
   const double flops = 2.0 * static_cast<double>(tokens * width * (shape.left + shape.right));
   const double rate = flops * static_cast<double>(state.iterations()) / seconds;
-  const double peak =
-      entry.isa == Isa::kAmxBf16 ? limits.amx_bf16_ops_per_s : limits.fma_flops_per_s;
+  const double peak = entry.isa == Isa::kAmxBf16      ? limits.amx_bf16_ops_per_s
+                      : entry.isa == Isa::kAvx512Bf16 ? limits.avx512_bf16_ops_per_s
+                                                      : limits.fma_flops_per_s;
   state.counters["GFLOP/s"] = 1e-9 * rate;
   state.counters["percent"] = 100 * rate / peak;
 }
