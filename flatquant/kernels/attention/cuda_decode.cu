@@ -226,6 +226,13 @@ __global__ void __launch_bounds__(kDim)
   cuda::LetSuccessorStart();
   cuda::WaitForPredecessor();
   const int64_t first = int64_t{blockIdx.x} * splits;
+  // As many as most calls have are on their way before their factors are known.
+  constexpr int kEarly = 16;
+  float early[kEarly];
+#pragma unroll
+  for (int s = 0; s < kEarly; ++s) {
+    early[s] = s < splits ? vectors[(first + s) * kDim + threadIdx.x] : 0;
+  }
   float top = -INFINITY;
   for (int s = threadIdx.x; s < splits; s += kDim) top = fmaxf(top, partials[first + s].top);
   top = AcrossCta<kDim>(top, tops, [](float a, float b) { return fmaxf(a, b); });
@@ -238,8 +245,12 @@ __global__ void __launch_bounds__(kDim)
   // Its barrier also shows every thread the factors.
   sum = AcrossCta<kDim>(sum, sums, [](float a, float b) { return a + b; });
   float value = 0;
+#pragma unroll
+  for (int s = 0; s < kEarly; ++s) {
+    if (s < splits) value += factors[s] * early[s];
+  }
 #pragma unroll 8  // so many loads are on their way together
-  for (int s = 0; s < splits; ++s) {
+  for (int s = kEarly; s < splits; ++s) {
     value += factors[s] * vectors[(first + s) * kDim + threadIdx.x];
   }
   y[int64_t{blockIdx.x} * kDim + threadIdx.x] = cuda::Element<T>::FromFloat(value / sum);
@@ -270,10 +281,11 @@ void CudaAttentionDecode(const CudaAttentionDecodeArgs& args, CudaStream stream)
     const dim3 grid(static_cast<unsigned>(splits), static_cast<unsigned>(args.k.heads * row_blocks),
                     static_cast<unsigned>(args.tokens));
     const auto kernel = DecodeKernel<T, kDim, kPackedK, kPackedV>;
-    AllowSharedMemory(kernel, kShared);
-    const bool rehearses = int64_t{grid.x} * grid.y * grid.z <=
-                           Places<cuda::DecodeBlock<T, kDim, kPackedK, kPackedV>>();
-    LaunchDependent(kernel, grid, kWarps * 32, kShared, stream, args, static_cast<int>(row_blocks),
+    const int64_t ctas = int64_t{grid.x} * grid.y * grid.z;
+    const bool rehearses = ctas <= Places<cuda::DecodeBlock<T, kDim, kPackedK, kPackedV>>();
+    const size_t bytes = rehearses ? EvenSharedMemory(ctas, kShared) : kShared;
+    AllowSharedMemory(kernel, bytes);
+    LaunchDependent(kernel, grid, kWarps * 32, bytes, stream, args, static_cast<int>(row_blocks),
                     rehearses);
     if (splits == 1) return;
     const int64_t vectors = args.tokens * args.heads;

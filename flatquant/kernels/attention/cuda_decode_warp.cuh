@@ -62,14 +62,7 @@ struct DecodeWarp {
 
   __device__ void LoadQuery(const T* query, bool inside, float scale) {
     const int c = threadIdx.x % 4;
-#pragma unroll
-    for (int s = 0; s < kDim / 16; ++s) {
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        const int at = Key::QueryElement(s, h, c);
-        q[s][h] = inside ? Bits(query[at]) | Bits(query[at + Key::kPairStep]) << 16 : 0;
-      }
-    }
+    Key::LoadQuery(query, inside, q);
     factor[0] = factor[1] = scale;
     query_sum[0] = query_sum[1] = 0;
     if constexpr (Key::kIsPacked) {
@@ -81,7 +74,6 @@ struct DecodeWarp {
       }
     }
   }
-  static __device__ uint32_t Bits(T x) { return reinterpret_cast<const uint16_t&>(x); }
 
   // Brings q into what a packed Key asks for: divides it by the power of two below its largest
   // element, which is returned, and half 1 by 16 more. Nothing but what is 2^20 times smaller

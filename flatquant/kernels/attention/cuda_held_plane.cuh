@@ -15,8 +15,8 @@
 //   Request        starts the asynchronous copies
 //   Clear          after they have come: nothing at positions outside [begin, end) of the block
 //                  will make a weight of 0 anything else
-//   QueryElement   of (step, half): the first of the two elements that a lane's operand
-//                  holds of Q; the other is kPairStep further
+//   LoadQuery      a lane's operands of Q, q[step][half] pairs of elements, zeros if not inside;
+//                  query: [kDim], 16-byte aligned, of any 16-bit type
 //   Score          S^T times K's scales and a factor per head (2 c + i): score[m][2 h + i] of
 //                  position 16 m + g + 8 h, head 2 c + i; query_sum: of a head's Q, times its
 //                  factor
@@ -70,7 +70,6 @@ struct PackedPlane {
   static constexpr int kRow = kDim / 2;          // bytes of a vector
   static constexpr int kKeyWords = kDim / 32;    // a lane's share of a K vector
   static constexpr int kValueWords = kDim / 64;  // a lane's share of a V vector
-  static constexpr int kPairStep = 4;
   // Units whose inverses are normal numbers too.
   static constexpr uint32_t kFirstUnit = 1u << 23;
   static constexpr uint32_t kLargestUnit = 253u << 23;
@@ -117,8 +116,18 @@ struct PackedPlane {
     __syncwarp();
   }
 
-  static __device__ int QueryElement(int step, int half, int c) {
-    return c * (kDim / 4) + step / 2 * 8 + step % 2 * 2 + half;
+  // Elements i and i + 4 of eight are a pair, as nibbles of a word are.
+  template <typename T>
+  static __device__ void LoadQuery(const T* query, bool inside, uint32_t (&q)[kDim / 16][2]) {
+    const uint4* from = reinterpret_cast<const uint4*>(query) + threadIdx.x % 4 * (kDim / 32);
+#pragma unroll
+    for (int w = 0; w < kDim / 32; ++w) {
+      const uint4 x = inside ? from[w] : uint4{};
+      q[2 * w][0] = __byte_perm(x.x, x.z, 0x5410);
+      q[2 * w][1] = __byte_perm(x.x, x.z, 0x7632);
+      q[2 * w + 1][0] = __byte_perm(x.y, x.w, 0x5410);
+      q[2 * w + 1][1] = __byte_perm(x.y, x.w, 0x7632);
+    }
   }
   static __device__ int OutputElement(int m, int h, int g) { return g * (kDim / 8) + 2 * m + h; }
 
@@ -221,7 +230,6 @@ template <typename T, int kDim, int kPositions>
 struct WidePlane {
   static constexpr bool kIsPacked = false;
   static constexpr int kTiles = kDim / 16;
-  static constexpr int kPairStep = 1;
   static constexpr uint32_t kFirstUnit = 127u << 23;  // and last: 1
 
   alignas(256) uint8_t data[kPositions * kDim * 2];
@@ -240,8 +248,13 @@ struct WidePlane {
 
   __device__ void Clear(int /*begin*/, int /*end*/) {}
 
-  static __device__ int QueryElement(int step, int half, int c) {
-    return 16 * step + 8 * half + 2 * c;
+  static __device__ void LoadQuery(const T* query, bool inside, uint32_t (&q)[kDim / 16][2]) {
+    const uint32_t* from = reinterpret_cast<const uint32_t*>(query) + threadIdx.x % 4;
+#pragma unroll
+    for (int s = 0; s < kDim / 16; ++s) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) q[s][h] = inside ? from[8 * s + 4 * h] : 0;
+    }
   }
   static __device__ int OutputElement(int m, int h, int g) { return 16 * m + 8 * h + g; }
 

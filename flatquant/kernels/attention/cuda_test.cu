@@ -69,10 +69,10 @@ struct Plane {
             bits == 16 ? nullptr : scale_device.get(),
             bits == 16 ? nullptr : zero_device.get()};
   }
-  // What a code stands for, its zero point apart, at most: sums of both may be made apart.
-  double Reach(int64_t slot, int64_t head, int64_t position) const {
+  // A code's step; 0 where there are none.
+  double Step(int64_t slot, int64_t head, int64_t position) const {
     if (bits == 16) return 0;
-    return 15.0 * scale[static_cast<size_t>((slot * heads + head) * capacity + position)];
+    return scale[static_cast<size_t>((slot * heads + head) * capacity + position)];
   }
   double At(int64_t slot, int64_t head, int64_t position, int64_t i) const {
     const size_t vector = static_cast<size_t>((slot * heads + head) * capacity + position);
@@ -97,7 +97,7 @@ void Compare(const T* q, const T* y, const Plane<T>& k, const Plane<T>& v, int64
     for (int64_t i = 0; i < n; ++i) {
       const double term = Host<T>::To(q[i]) * k.At(slot, head, j, i);
       dot += term;
-      terms += std::abs(term) + std::abs(Host<T>::To(q[i])) * k.Reach(slot, head, j);
+      terms += std::abs(term) + std::abs(Host<T>::To(q[i])) * 15 * k.Step(slot, head, j);
     }
     weight.push_back(scale * dot);
     top = std::max(top, weight.back());
@@ -108,10 +108,12 @@ void Compare(const T* q, const T* y, const Plane<T>& k, const Plane<T>& v, int64
   // What weights are rounded to: bfloat16 with V's scales, or T, whose least number is an
   // absolute error where it is half.
   const double rounding = v.bits == 16 ? Host<T>::kEpsilon : 0x1p-8;
-  const double steps = std::ceil(static_cast<double>(end - begin) / 16);  // of a sum over V
-  double reach = 0;
+  // Codes and their zero points may be summed up apart (up to 15 steps each), and as halves below
+  // the normal ones, 2^-24 for a step, which tensor cores align as they do 2^-14, 1024 steps.
+  const double sums = std::ceil(static_cast<double>(end - begin) / 16);
+  double step = 0;
   for (int64_t j = begin; j < end; ++j) {
-    reach += weight[static_cast<size_t>(j - begin)] / sum * v.Reach(slot, head, j);
+    step += weight[static_cast<size_t>(j - begin)] / sum * v.Step(slot, head, j);
   }
   for (int64_t i = 0; i < n; ++i) {
     double expected = 0, absolute = 0, plain = 0;
@@ -125,8 +127,8 @@ void Compare(const T* q, const T* y, const Plane<T>& k, const Plane<T>& v, int64
     // Beside the weights' rounding: scores and sums over V computed in float (a tensor core's sum
     // keeps at least 2^-22 of its terms), the result rounded to T.
     const double tolerance = (rounding + 4 * 0x1p-22 * size) * absolute + 0x1p-25 * plain +
-                             steps * 0x1p-22 * reach + Host<T>::kEpsilon * std::abs(expected) +
-                             1e-7;
+                             0x1p-22 * (1024 + 15 * sums) * step +
+                             Host<T>::kEpsilon * std::abs(expected) + 1e-7;
     worst.Compare(Host<T>::To(y[i]), expected, tolerance, index, i);
   }
 }

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <array>
 #include <mutex>
 #include <string>
@@ -33,9 +34,21 @@ CudaDevice CurrentCudaDevice() {
     FLATQUANT_CUDA(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, ordinal));
     FLATQUANT_CUDA(
         cudaDeviceGetAttribute(&devices[index].sm_count, cudaDevAttrMultiProcessorCount, ordinal));
+    FLATQUANT_CUDA(cudaDeviceGetAttribute(&devices[index].sm_shared_bytes,
+                                          cudaDevAttrMaxSharedMemoryPerMultiprocessor, ordinal));
+    FLATQUANT_CUDA(cudaDeviceGetAttribute(&devices[index].cta_shared_bytes,
+                                          cudaDevAttrMaxSharedMemoryPerBlockOptin, ordinal));
     devices[index].sm_version = 10 * major + minor;
   });
   return devices[index];
+}
+
+size_t EvenSharedMemory(int64_t ctas, size_t needed) {
+  const CudaDevice device = CurrentCudaDevice();
+  const int64_t even = CeilDiv(ctas, device.sm_count);
+  // Together with what each CTA costs beside its own, too much for one more.
+  const int64_t bytes = RoundUpTo(device.sm_shared_bytes / (even + 1), 16);
+  return std::max(needed, static_cast<size_t>(std::min<int64_t>(bytes, device.cta_shared_bytes)));
 }
 
 }  // namespace flatquant

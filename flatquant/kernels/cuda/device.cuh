@@ -18,8 +18,15 @@ void CheckCudaLaunch(const char* kernel);
 struct CudaDevice {
   int sm_version = 0;  // 90 for compute capability 9.0
   int sm_count = 0;
+  int sm_shared_bytes = 0;   // of a multiprocessor
+  int cta_shared_bytes = 0;  // that a CTA may have, at most
 };
 CudaDevice CurrentCudaDevice();
+
+// Shared memory for each of `ctas` CTAs that need this much: so much more that no multiprocessor
+// takes more of them than an even division asks for. CTAs that are let start early would otherwise
+// crowd where the kernel before has left room first.
+size_t EvenSharedMemory(int64_t ctas, size_t needed);
 
 // Lets a kernel use more than 48 KB of dynamic shared memory, and asks the driver to
 // give shared memory all it can: by itself it may leave room for a single CTA. Cheap,

@@ -21,31 +21,18 @@
 namespace flatquant::cuda {
 namespace {
 
-// Activations pass through registers: behind the rings' copies they would come last.
+// Starts copying the activations, zeros beyond their columns. Not by the engine that fills the
+// rings: behind the rings' copies they would come last.
 template <typename C>
-__device__ void LoadActivations(const CudaGemmIntArgs& args, const FlowLayout<C>& layout,
-                                int chunks, uint8_t* shared) {
-  constexpr int kAtOnce = 4;
-  const int vectors = chunks * 8;  // of 16 bytes
+__device__ void RequestActivations(const CudaGemmIntArgs& args, const FlowLayout<C>& layout,
+                                   int chunks, uint32_t to) {
 #pragma unroll 1
-  for (int i0 = threadIdx.x; i0 < layout.tokens * vectors; i0 += kAtOnce * C::kThreads) {
-    uint4 x[kAtOnce];
-#pragma unroll
-    for (int j = 0; j < kAtOnce; ++j) {
-      const int i = i0 + j * C::kThreads;
-      const int64_t token = i / vectors;
-      const int64_t byte = i % vectors * 16;
-      x[j] = make_uint4(0, 0, 0, 0);
-      if (token < layout.tokens && byte < args.act_stride) {
-        x[j] = *reinterpret_cast<const uint4*>(args.act + token * args.act_stride + byte);
-      }
-    }
-#pragma unroll
-    for (int j = 0; j < kAtOnce; ++j) {
-      const int i = i0 + j * C::kThreads;
-      if (i >= layout.tokens * vectors) continue;
-      *reinterpret_cast<uint4*>(shared + layout.Act() + i / vectors * layout.act_stride +
-                                i % vectors * 16) = x[j];
+  for (int token = 0; token < layout.tokens; ++token) {
+    const int8_t* from = args.act + token * args.act_stride;
+#pragma unroll 1
+    for (int at = threadIdx.x * 16; at < chunks * 128; at += C::kThreads * 16) {
+      const bool inside = at < args.act_stride;
+      CopyAsync16(to + token * layout.act_stride + at, inside ? from + at : from, inside ? 16 : 0);
     }
   }
 }
@@ -104,7 +91,6 @@ __global__ void __launch_bounds__(C::kThreads, 2)
     if (args.weights.bias == nullptr) continue;
     CopyAsync16(base + layout.Bias() + 16 * i, args.weights.bias + begin * 16 + 4 * i, 16);
   }
-  CopyAsyncCommit();
   FlowWalk<C> ahead(chunks, warp);
   ring.Init();
 #pragma unroll 1
@@ -118,7 +104,8 @@ __global__ void __launch_bounds__(C::kThreads, 2)
   for (int i = threadIdx.x; i < layout.SumCount(); i += C::kThreads) sums[i] = 0;
 
   WaitForPredecessor();  // the weights, alone, are not its work
-  LoadActivations(args, layout, chunks, shared);
+  RequestActivations(args, layout, chunks, base + layout.Act());
+  CopyAsyncCommit();
   if (threadIdx.x < tokens) act_scale[threadIdx.x] = args.act_scale[threadIdx.x];
   // A thread's results: every kThreads-th of the CTA's, rows first. The residual of two, which
   // is all for most shapes, comes while the products are being made.
@@ -134,6 +121,7 @@ __global__ void __launch_bounds__(C::kThreads, 2)
   float residual[kEarly];
 #pragma unroll
   for (int j = 0; j < kEarly; ++j) residual[j] = load_residual(threadIdx.x + j * C::kThreads);
+  CopyAsyncWait<0>();
   __syncthreads();
 
   // Tokens beyond the last one repeat it; their sums go nowhere.
@@ -202,7 +190,6 @@ __global__ void __launch_bounds__(C::kThreads, 2)
       }
     }
   }
-  CopyAsyncWait<0>();
   __syncthreads();
   const auto finish = [&](int i, float add) {
     const int row = i % rows;

@@ -22,15 +22,30 @@
 namespace flatquant::cuda {
 namespace {
 
+// Four sums of CTA `rank` of the cluster, between two barriers of it.
 __device__ int4 LoadRemote(uint32_t shared, uint32_t rank) {
   int4 value;
   asm volatile(
       "{\n.reg .b32 remote;\nmapa.shared::cluster.u32 remote, %4, %5;\n"
       "ld.shared::cluster.v4.s32 {%0,%1,%2,%3}, [remote];\n}"
       : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
-      : "r"(shared), "r"(rank)
-      : "memory");
+      : "r"(shared), "r"(rank));
   return value;
+}
+
+// Of all CTAs of the cluster; every load is on its way before the first is waited for.
+__device__ int4 SumRemote(uint32_t shared, int split) {
+  int4 parts[kMostSplit];
+#pragma unroll
+  for (int rank = 0; rank < kMostSplit; ++rank) {
+    parts[rank] = rank < split ? LoadRemote(shared, rank) : int4{};
+  }
+  int4 sum = {};
+#pragma unroll
+  for (const int4& x : parts) {
+    sum = make_int4(sum.x + x.x, sum.y + x.y, sum.z + x.z, sum.w + x.w);
+  }
+  return sum;
 }
 
 template <typename T, typename C>
@@ -124,11 +139,7 @@ __global__ void __launch_bounds__(kSplitThreads, C::kCtas)
   if (warp < kSplitWarps && row < args.weights.rows) {
     const auto finish = [&](int t, float act, uint2 packed) {
       if (t >= tokens) return;
-      int4 sum = {};
-      for (int other = 0; other < split; ++other) {
-        const int4 x = LoadRemote(sums + (t * C::kSumStride + quad) * 4, other);
-        sum = make_int4(sum.x + x.x, sum.y + x.y, sum.z + x.z, sum.w + x.w);
-      }
+      const int4 sum = SumRemote(sums + (t * C::kSumStride + quad) * 4, split);
       const auto value = [&](int32_t x, float row_scale, float row_bias) {
         return static_cast<float>(x) * (act * (row_scale * kNibbleScale)) + row_bias;
       };

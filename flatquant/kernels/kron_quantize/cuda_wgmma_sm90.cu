@@ -21,6 +21,12 @@
 namespace flatquant::cuda {
 namespace {
 
+// Of 16 bytes of X, and as many of what it is multiplied by, that a thread loads: how many are on
+// their way together. With many tokens CTAs hide each other's loads, and more would take registers
+// that the products need.
+template <int kLeft>
+constexpr int kSomeLoads = kLeft <= 64 ? 4 : 3;
+
 // kLeft: L rounded up to what wgmma widths are built for; kRight: R.
 template <int kLeft, int kRight>
 struct KronTile {
@@ -34,11 +40,7 @@ struct KronTile {
   static constexpr int kLeftBytes = (kLeft + 63) / 64 * kLeftPanel;
   static constexpr int kXBytes = kRight / 64 * kLeftPanel;
   static constexpr int kRowsPerLoad = 16;  // of X, when each thread has 16 bytes
-  // 16 bytes of X, and as many of what it is multiplied by, that a thread has on their way
-  // together: all, where registers hold them. While linears fetch their first weights memory
-  // answers late: in three turns a decode step's SwiGLU of 11008 columns took 4.7 us (H200).
   static constexpr int kLoads = kLeft / kRowsPerLoad;
-  static constexpr int kLoadsAtOnce = kLeft <= 96 ? kLoads : kLeft <= 112 ? 4 : 3;
   static constexpr int kRowsPerStore = 32;  // when each thread has 16 codes
   static constexpr int kSharedBytes = 1024 + kRightBytes + kLeftBytes + kXBytes;
 };
@@ -123,7 +125,7 @@ __device__ __forceinline__ void PrefetchToken(const CudaKronQuantizeArgs& args, 
   }
 }
 
-template <typename T, int kLeft, int kRight>
+template <typename T, int kLeft, int kRight, int kLoadsAtOnce>
 __global__ void __launch_bounds__(KronTile<kLeft, kRight>::kThreads,
                                   KronTile<kLeft, kRight>::kMinBlocks)
     KronKernel(const __grid_constant__ CudaKronQuantizeArgs args) {
@@ -172,15 +174,15 @@ __global__ void __launch_bounds__(KronTile<kLeft, kRight>::kThreads,
         return i < Tile::kLoads && in_row + i * Tile::kRowsPerLoad < rows;
       };
 #pragma unroll
-      for (int first = 0; first < Tile::kLoads; first += Tile::kLoadsAtOnce) {
-        typename SiteInput<T>::Loaded loaded[Tile::kLoadsAtOnce];
+      for (int first = 0; first < Tile::kLoads; first += kLoadsAtOnce) {
+        typename SiteInput<T>::Loaded loaded[kLoadsAtOnce];
 #pragma unroll
-        for (int i = 0; i < Tile::kLoadsAtOnce; ++i) {
+        for (int i = 0; i < kLoadsAtOnce; ++i) {
           if (!inside(first + i)) continue;
           loaded[i] = input.Load(threadIdx.x * 8 + (first + i) * Tile::kThreads * 8);
         }
 #pragma unroll
-        for (int i = 0; i < Tile::kLoadsAtOnce; ++i) {
+        for (int i = 0; i < kLoadsAtOnce; ++i) {
           if (!inside(first + i)) continue;
           uint4 word = loaded[i].x;
           if (input.kind != CudaSiteInput::kPlain) {
@@ -263,11 +265,11 @@ __global__ void __launch_bounds__(KronTile<kLeft, kRight>::kThreads,
   }
 }
 
-template <int kLeft, int kRight>
+template <int kLeft, int kRight, int kLoadsAtOnce = kSomeLoads<kLeft>>
 void Launch(const CudaKronQuantizeArgs& args, CudaStream stream) {
   using Tile = KronTile<kLeft, kRight>;
   ForElement(args.dtype, [&](auto element) {
-    const auto kernel = KronKernel<decltype(element), kLeft, kRight>;
+    const auto kernel = KronKernel<decltype(element), kLeft, kRight, kLoadsAtOnce>;
     AllowSharedMemory(kernel, Tile::kSharedBytes);
     int per_sm = 0;
     FLATQUANT_CUDA(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_sm, kernel, Tile::kThreads,
@@ -277,6 +279,18 @@ void Launch(const CudaKronQuantizeArgs& args, CudaStream stream) {
                     stream, args);
   });
   CheckCudaLaunch("KronQuantizeWgmma");
+}
+
+// The tokens of a decode step wait for nothing but their own loads, and while linears fetch their
+// first weights memory answers late: all loads at once, where registers hold them. In two turns
+// a token's SwiGLU of 11008 columns took 4.7 us of a site's 6.8 (H200).
+template <int kLeft, int kRight>
+void LaunchForTokens(const CudaKronQuantizeArgs& args, CudaStream stream) {
+  if (args.tokens <= CurrentCudaDevice().sm_count) {
+    Launch<kLeft, kRight, KronTile<kLeft, kRight>::kLoads>(args, stream);
+  } else {
+    Launch<kLeft, kRight>(args, stream);
+  }
 }
 
 }  // namespace
@@ -294,7 +308,7 @@ void KronQuantizeWgmma(const CudaKronQuantizeArgs& args, CudaStream stream) {
   } else if (left <= 64) {
     Launch<64, 128>(args, stream);
   } else if (left <= 96) {
-    Launch<96, 128>(args, stream);
+    LaunchForTokens<96, 128>(args, stream);
   } else if (left <= 112) {
     Launch<112, 128>(args, stream);
   } else {
