@@ -33,7 +33,8 @@ TEST_P(SchemeTest, AgreesWithTheOracle) {
       const PackedModel model = RandomPackedModel(config, Scheme::Parse(GetParam()), seed);
       worst.push_back(WorstAgainstOracle(model, seed));
     }
-    ExpectAgreement(worst, has_grids(), AllTextsTakeSteps(Scheme::Parse(GetParam())));
+    const Scheme scheme = Scheme::Parse(GetParam());
+    ExpectAgreement(worst, has_grids(), AllTextsTakeSteps(scheme), StepAgreement(scheme));
   }
 }
 
@@ -67,16 +68,17 @@ INSTANTIATE_TEST_SUITE_P(Schemes, SchemeTest,
                          [](const auto& info) { return std::string(info.param); });
 
 TEST(EngineTest, ClipsPerLinear) {
+  const Scheme scheme = Scheme::Parse("w4a4kv4");
   std::vector<double> worst;
   for (uint64_t seed = 1; seed <= kTexts; ++seed) {
-    PackedModel model = RandomPackedModel(SmallConfig(), Scheme::Parse("w4a4kv4"), seed);
+    PackedModel model = RandomPackedModel(SmallConfig(), scheme, seed);
     for (PackedBlock& block : model.blocks) {
       block.site(Site::kAttnIn).clips = {{0.9f, 0.8f}, {1.0f, 0.5f}, {0.6f, 0.7f}};
       block.site(Site::kMlpIn).clips = {{0.9f, 0.8f}, {0.5f, 1.0f}};
     }
     worst.push_back(WorstAgainstOracle(model, seed));
   }
-  ExpectAgreement(worst, true);
+  ExpectAgreement(worst, true, AllTextsTakeSteps(scheme), StepAgreement(scheme));
 }
 
 // bfloat16 keeps 8 bits; errors of 2^-9 per operand average out over sums and add

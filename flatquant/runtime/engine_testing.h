@@ -92,20 +92,36 @@ inline double WorstAgainstOracle(const PackedModel& model, uint64_t seed) {
   return WorstInDeviations(AllLogits(*engine, tokens, tokens.size()), expected);
 }
 
-// Attention over integer caches may count in fixed point, whose units are 500 times
+// Attention over integer caches may count in fixed point. Over bytes its units are 500 times
 // float's: of an activation grid of 8 bits, every text then has values that go the other
-// way, and only the second bound holds.
-inline bool AllTextsTakeSteps(const Scheme& scheme) {
-  const bool is_fixed = BestKernel<AttentionKernel>().kernel->fixed_rounding > 0;
-  return is_fixed && scheme.act_bits == 8 && scheme.k_bits <= 8;
+// way, and only the second bound holds. Over nibbles they are 2^-8 of the largest query, and
+// values of every grid go the other way, of one of 4 bits one in fifty: these small models'
+// logits then move by a good part of their deviation, though by far less than the 5
+// deviations by which the worst of some 5000 unrelated ones differs. FLATQUANT_ISA=avx512
+// has all these tests run with float's accuracy.
+inline constexpr double kCoarseAgreement = 2.0;
+
+inline bool CountsInNibbles(const Scheme& scheme) {
+  return BestKernel<AttentionKernel>().kernel->nibble_rounding > 0 && scheme.k_bits <= 4 &&
+         scheme.v_bits <= 4;
 }
 
-inline void ExpectAgreement(std::vector<double> worst, bool has_grids, bool all_steps = false) {
+inline bool AllTextsTakeSteps(const Scheme& scheme) {
+  const bool is_fixed = BestKernel<AttentionKernel>().kernel->byte_rounding > 0;
+  return CountsInNibbles(scheme) || (is_fixed && scheme.act_bits == 8 && scheme.k_bits <= 8);
+}
+
+inline double StepAgreement(const Scheme& scheme) {
+  return CountsInNibbles(scheme) && scheme.act_bits <= 4 ? kCoarseAgreement : kStepAgreement;
+}
+
+inline void ExpectAgreement(std::vector<double> worst, bool has_grids, bool all_steps = false,
+                            double step_agreement = kStepAgreement) {
   std::sort(worst.begin(), worst.end());
   if (!all_steps) {
     EXPECT_LT(worst[worst.size() - 1 - (has_grids ? kSteps : 0)], kFloatAgreement);
   }
-  EXPECT_LT(worst.back(), has_grids ? kStepAgreement : kFloatAgreement);
+  EXPECT_LT(worst.back(), has_grids ? step_agreement : kFloatAgreement);
 }
 
 }  // namespace flatquant

@@ -22,7 +22,7 @@ TEST_P(GroupsTest, AgreeWithTheOracle) {
       GroupRandomModel(seed + 100, group_size, &model);
       worst.push_back(WorstAgainstOracle(model, seed));
     }
-    ExpectAgreement(worst, scheme.act_bits < 16);
+    ExpectAgreement(worst, scheme.act_bits < 16, AllTextsTakeSteps(scheme), StepAgreement(scheme));
   }
 }
 
