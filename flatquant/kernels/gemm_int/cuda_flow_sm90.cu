@@ -16,7 +16,8 @@
 // sums to the CTA's, which shared memory holds for all of its rows. So there is one barrier
 // before the flow, for the activations, and one after it, and none where rows end. Each warp
 // has a ring of copies that it fills again itself; the first are on their way before the
-// kernel before has ended.
+// kernel before has ended. Loops that run a few times stay loops: a step's kernels push each
+// other's instructions out of the caches.
 
 namespace flatquant::cuda {
 namespace {
