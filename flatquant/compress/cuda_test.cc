@@ -223,30 +223,45 @@ TEST_F(Cuda, AttentionStaysWithinItsRounding) {
   ExpectAttentionWithinItsRounding(Amp::kF16, 0x1p-12);
 }
 
+// The first block of a small model on the GPU, with grids of 8 bits, as training begins.
+struct SmallBlock {
+  SmallBlock(const ModelConfig& of, Amp amp)
+      : config(of),
+        model(SourceModel::Open(WriteTinyModel(config, 31))),
+        weights(LoadBlockWeights(model, 0, kGpu)),
+        stream(model, RandomWindows(config, 4, 24, 3), kGpu) {
+    stream.RunBlock(weights, 4);
+    options.scheme = Scheme::Parse("w8a8kv8");
+    Rng rng(7);
+    parameters =
+        InitialParameters(BlockTask{config, options, 0, weights, &stream, amp, kGpu, {}}, rng);
+  }
+
+  ModelConfig config;
+  SourceModel model;
+  BlockWeights weights;
+  ResidualStream stream;
+  QuantizeOptions options;
+  BlockParameters parameters;
+};
+
 // Float16 has three bits more than bfloat16: output and gradients of a block are nearer to
 // float's. An output gradient of size 1 is what training gives these few tokens.
 TEST_F(Cuda, AHalfStepIsNearerToFloatThanABfloat16Step) {
   for (const ModelConfig& config : {TinyLlama(), TinyQwen3()}) {
-    const SourceModel model = SourceModel::Open(WriteTinyModel(config, 31));
-    const BlockWeights weights = LoadBlockWeights(model, 0, kGpu);
-    ResidualStream stream(model, RandomWindows(config, 4, 24, 3), kGpu);
-    stream.RunBlock(weights, 4);
-    QuantizeOptions options;
-    options.scheme = Scheme::Parse("w8a8kv8");
-    Rng rng(7);
-    const BlockParameters parameters = InitialParameters(
-        BlockTask{config, options, 0, weights, &stream, Amp::kOff, kGpu, {}}, rng);
-    std::vector<at::Tensor> inputs = parameters.TransformTensors();
-    for (const at::Tensor& clip : parameters.ClipTensors()) inputs.push_back(clip);
+    const SmallBlock small(config, Amp::kOff);
+    std::vector<at::Tensor> inputs = small.parameters.TransformTensors();
+    for (const at::Tensor& clip : small.parameters.ClipTensors()) inputs.push_back(clip);
     const at::Tensor g = RandomNormal({4, 24, config.hidden}, 5).to(kGpu);
     std::vector<at::Tensor> results;  // gradients and output as one vector
     for (const Amp amp : {Amp::kOff, Amp::kBF16, Amp::kF16}) {
       const BlockTensors block =
-          Quantized(Fold(config, weights, parameters, at::kFloat), parameters, options.scheme,
-                    OperandType(amp, at::kFloat));
-      const at::Tensor y = BlockForward(config, block, stream.rope(), stream.inputs(), amp);
+          Quantized(Fold(config, small.weights, small.parameters, at::kFloat), small.parameters,
+                    small.options.scheme, OperandType(amp, at::kFloat));
+      const at::Tensor x = small.stream.inputs();
+      const at::Tensor y = BlockForward(config, block, small.stream.rope(), x, amp);
       std::vector<at::Tensor> parts = Gradients({y}, inputs, {g});
-      parts.push_back((y - stream.inputs()).detach());
+      parts.push_back((y - x).detach());
       for (at::Tensor& part : parts) part = part.reshape({-1});
       results.push_back(at::cat(parts));
     }
@@ -270,25 +285,17 @@ TEST_F(Cuda, TrainsInHalfAsInFloat) {
 // Activations of 1e6, whose sums bfloat16 holds.
 TEST_F(Cuda, NamesWhatIsBeyondHalf) {
   const auto train = [](Amp amp) {
-    const ModelConfig config = TinyLlama();
-    const SourceModel model = SourceModel::Open(WriteTinyModel(config, 31));
-    const BlockWeights weights = LoadBlockWeights(model, 0, kGpu);
-    ResidualStream stream(model, RandomWindows(config, 4, 24, 3), kGpu);
-    stream.RunBlock(weights, 4);
-    QuantizeOptions options;
-    options.scheme = Scheme::Parse("w8a8kv8");
-    Rng rng(7);
-    const BlockParameters parameters =
-        InitialParameters(BlockTask{config, options, 0, weights, &stream, amp, kGpu, {}}, rng);
+    const SmallBlock small(TinyLlama(), amp);
     {
       at::NoGradGuard no_grad;
-      at::Tensor diagonal = parameters.site(Site::kMlpIn).diagonal;
+      at::Tensor diagonal = small.parameters.site(Site::kMlpIn).diagonal;
       diagonal.fill_(1e6);
     }
     TrainingOptions training;
     training.epochs = 1;
     training.amp = amp;
-    TrainBlock(config, weights, options.scheme, training, stream, parameters, {});
+    TrainBlock(small.config, small.weights, small.options.scheme, training, small.stream,
+               small.parameters, {});
   };
   EXPECT_NO_THROW(train(Amp::kBF16));
   try {
