@@ -127,6 +127,22 @@ __device__ inline void ClusterSync() {
                    : "memory");
 }
 
+// Orders what the CTAs of a cluster have written to shared memory, and nothing else: ClusterSync
+// becomes a fence over the whole GPU, which waits for all of a thread's global accesses.
+__device__ inline void ClusterSyncShared() {
+  asm volatile(
+      "fence.release.sync_restrict::shared::cta.cluster;\n"
+      "barrier.cluster.arrive.relaxed.aligned;\nbarrier.cluster.wait.aligned;\n"
+      "fence.acquire.sync_restrict::shared::cluster.cluster;" ::
+          : "memory");
+}
+
+// Where CTAs only wait for each other's loads to have returned: orders no writes.
+__device__ inline void ClusterSyncAfterLoads() {
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;\nbarrier.cluster.wait.aligned;" ::
+                   : "memory");
+}
+
 // A barrier among `threads` threads; id 1..15 (0 is __syncthreads).
 __device__ inline void NamedBarrier(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");

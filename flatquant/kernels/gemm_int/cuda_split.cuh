@@ -33,18 +33,18 @@ struct SplitConfig {
   static constexpr int kBarriersAt = stages * kStageBytes + (kOwnSums ? kSumBytes : 0);
   static constexpr int kSharedBytes = 1024 + kBarriersAt + 16 * stages;
   static_assert(kOwnSums || kSumBytes <= stages * kStageBytes);
-  // What a multiplying thread finishes: four rows of every kTokenStep-th token of its rank.
+  // What a multiplying thread finishes: four rows of every kTokenStep-th token of its rank. With
+  // three blocks some threads finish nothing.
   static constexpr int kQuads = kRows / 4;
   static constexpr int kTokenStep = kSplitWarps * 32 / kQuads;
-  // Tokens whose residual and scale come while the products are being made: all of a thread's,
-  // but where few CTAs share a tile.
-  static constexpr int kEarly = tokens >= 64 ? 4 : 2;
+  static constexpr int kFinishing = kQuads * kTokenStep;
 };
 
 struct SplitParams {
   CudaGemmIntArgs args;
   int chunks;         // of 128 columns
   int packed_chunks;  // with the padding
+  int packed_blocks;  // of 128 rows, likewise
   int split;          // CTAs of a cluster
 };
 
@@ -76,9 +76,10 @@ struct SplitStages {
     BarrierExpect(Full(k), C::kStageBytes);
 #pragma unroll
     for (int i = 0; i < C::kBlocks; ++i) {
+      // Beyond the last block once more that one; nobody asks for its sums.
+      const int64_t from = min(block + i, params.packed_blocks - 1);
       BulkLoad(Weight(k) + i * kGemmIntTileBytes,
-               params.args.weights.packed +
-                   (int64_t{block + i} * params.packed_chunks + k) * kGemmIntTileBytes,
+               params.args.weights.packed + (from * params.packed_chunks + k) * kGemmIntTileBytes,
                kGemmIntTileBytes, Full(k));
     }
   }
@@ -101,29 +102,26 @@ __device__ __forceinline__ void Multiply(const SplitStages<C>& stages, int k, in
   }
 }
 
-// Two sets of operands: one is being widened while the products of the other are made.
+// Two sets of operands in turn: one is being widened while the products of the other are made.
 template <typename C>
 __device__ __forceinline__ void MultiplyAll(const SplitStages<C>& stages,
                                             int32_t (&acc)[C::kBlocks][C::kTokens / 2]) {
-  uint32_t a0[16];
-  uint32_t a1[16];
-  if constexpr (C::kBlocks == 2) {
-    for (int k = stages.first; k < stages.last; ++k) {
-      Multiply(stages, k, 0, a0, acc[0]);
-      Multiply(stages, k, 1, a1, acc[1]);
+  uint32_t a[2][16];
+  constexpr int kTogether = C::kBlocks % 2 == 0 ? 1 : 2;  // chunks until the first set's turn
+  int k = stages.first;
+  for (; k + kTogether <= stages.last; k += kTogether) {
+#pragma unroll
+    for (int i = 0; i < kTogether * C::kBlocks; ++i) {
+      Multiply(stages, k + i / C::kBlocks, i % C::kBlocks, a[i % 2], acc[i % C::kBlocks]);
+    }
+  }
+  WgmmaWait<0>();
+  if (kTogether > 1 && k < stages.last) {
+#pragma unroll
+    for (int block = 0; block < C::kBlocks; ++block) {
+      Multiply(stages, k, block, a[block % 2], acc[block]);
     }
     WgmmaWait<0>();
-  } else {
-    int k = stages.first;
-    for (; k + 1 < stages.last; k += 2) {
-      Multiply(stages, k, 0, a0, acc[0]);
-      Multiply(stages, k + 1, 0, a1, acc[0]);
-    }
-    WgmmaWait<0>();
-    if (k < stages.last) {
-      Multiply(stages, k, 0, a0, acc[0]);
-      WgmmaWait<0>();
-    }
   }
 #pragma unroll
   for (int block = 0; block < C::kBlocks; ++block) {

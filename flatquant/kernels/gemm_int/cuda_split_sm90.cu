@@ -14,8 +14,8 @@
 
 // Some tokens (a decode batch, a short prompt) on Hopper: y^T = W X^T, bound by the weights'
 // bytes, so all CTAs should run at once and have their first stages filled while the kernel
-// before still runs. A tile is 128 or 256 rows of up to 64 tokens; the CTAs of a cluster share
-// out its columns, as many CTAs as still fit on the GPU together. They add up their integer
+// before still runs. A tile is 128, 256 or 384 rows of up to 64 tokens; the CTAs of a cluster
+// share out its columns, as many CTAs as still fit on the GPU together. They add up their integer
 // sums through each other's shared memory, each for its share of the tokens; the result does
 // not depend on any order.
 
@@ -33,19 +33,29 @@ __device__ int4 LoadRemote(uint32_t shared, uint32_t rank) {
   return value;
 }
 
-// Of all CTAs of the cluster; every load is on its way before the first is waited for.
-__device__ int4 SumRemote(uint32_t shared, int split) {
-  int4 parts[kMostSplit];
+// Calls finish(i, sum) for i = 0 .. min(count, kTokens) - 1, sum being that of four sums of `split`
+// CTAs, up to kRanks, at `shared` + i * stride. Every load is on its way before the first is
+// waited for.
+template <int kTokens, int kRanks, typename Finish>
+__device__ void SumRemote(uint32_t shared, int stride, int count, int split, const Finish& finish) {
+  int4 parts[kTokens][kRanks];
 #pragma unroll
-  for (int rank = 0; rank < kMostSplit; ++rank) {
-    parts[rank] = rank < split ? LoadRemote(shared, rank) : int4{};
-  }
-  int4 sum = {};
+  for (int i = 0; i < kTokens; ++i) {
 #pragma unroll
-  for (const int4& x : parts) {
-    sum = make_int4(sum.x + x.x, sum.y + x.y, sum.z + x.z, sum.w + x.w);
+    for (int rank = 0; rank < kRanks; ++rank) {
+      const bool exists = i < count && rank < split;
+      parts[i][rank] = exists ? LoadRemote(shared + i * stride, rank) : int4{};
+    }
   }
-  return sum;
+#pragma unroll
+  for (int i = 0; i < kTokens; ++i) {
+    int4 sum = {};
+#pragma unroll
+    for (const int4& x : parts[i]) {
+      sum = make_int4(sum.x + x.x, sum.y + x.y, sum.z + x.z, sum.w + x.w);
+    }
+    if (i < count) finish(i, sum);
+  }
 }
 
 template <typename T, typename C>
@@ -53,6 +63,7 @@ __global__ void __launch_bounds__(kSplitThreads, C::kCtas)
     SplitKernel(const __grid_constant__ CUtensorMap act,
                 const __grid_constant__ SplitParams params) {
   extern __shared__ uint8_t shared[];
+  __shared__ float act_scale[C::kTokens];
   LetSuccessorStart();
   const CudaGemmIntArgs& args = params.args;
   const int split = params.split;
@@ -71,16 +82,16 @@ __global__ void __launch_bounds__(kSplitThreads, C::kCtas)
   const int token = rank + static_cast<int>(threadIdx.x) / C::kQuads * split;
   const int token_step = C::kTokenStep * split;
   const int tokens = static_cast<int>(min(args.tokens - token0, int64_t{C::kTokens}));
+  const bool finishes = threadIdx.x < C::kFinishing && row < args.weights.rows;
   float4 scale = {};
   float4 bias = {};
-  float act_scale[C::kEarly] = {};
-  uint2 residual[C::kEarly] = {};
-  const auto load_output = [&](int t, float& one_scale, uint2& one_residual) {
-    if (t >= tokens || row >= args.weights.rows) return;
-    one_scale = args.act_scale[token0 + t];
-    if (args.residual == nullptr) return;
-    one_residual = *reinterpret_cast<const uint2*>(static_cast<const T*>(args.residual) +
-                                                   (token0 + t) * args.y_stride + row);
+  // Of a thread's first tokens the residual comes while the products are being made.
+  constexpr int kEarly = 2;
+  uint2 residual[kEarly] = {};
+  const auto load_residual = [&](int t) {
+    if (args.residual == nullptr || t >= tokens || !finishes) return uint2{};
+    return *reinterpret_cast<const uint2*>(static_cast<const T*>(args.residual) +
+                                           (token0 + t) * args.y_stride + row);
   };
 
   if (warp == kSplitWarps) {
@@ -91,8 +102,8 @@ __global__ void __launch_bounds__(kSplitThreads, C::kCtas)
     }
   } else {
     // Not waited for here, where it comes behind the weights.
-    scale = __ldg(reinterpret_cast<const float4*>(args.weights.scale + row));
-    if (args.weights.bias != nullptr) {
+    if (finishes) scale = __ldg(reinterpret_cast<const float4*>(args.weights.scale + row));
+    if (finishes && args.weights.bias != nullptr) {
       bias = __ldg(reinterpret_cast<const float4*>(args.weights.bias + row));
     }
   }
@@ -113,10 +124,9 @@ __global__ void __launch_bounds__(kSplitThreads, C::kCtas)
     }
     __syncwarp();
   } else {
+    if (threadIdx.x < tokens) act_scale[threadIdx.x] = args.act_scale[token0 + threadIdx.x];
 #pragma unroll
-    for (int i = 0; i < C::kEarly; ++i) {
-      load_output(token + i * token_step, act_scale[i], residual[i]);
-    }
+    for (int i = 0; i < kEarly; ++i) residual[i] = load_residual(token + i * token_step);
     MultiplyAll(stages, acc);
   }
   // All stages have been read: the last ones by the products that have just completed.
@@ -135,11 +145,10 @@ __global__ void __launch_bounds__(kSplitThreads, C::kCtas)
       }
     }
   }
-  ClusterSync();
-  if (warp < kSplitWarps && row < args.weights.rows) {
-    const auto finish = [&](int t, float act, uint2 packed) {
-      if (t >= tokens) return;
-      const int4 sum = SumRemote(sums + (t * C::kSumStride + quad) * 4, split);
+  ClusterSyncShared();
+  if (finishes) {
+    const auto finish = [&](int t, int4 sum, uint2 packed) {
+      const float act = act_scale[t];
       const auto value = [&](int32_t x, float row_scale, float row_bias) {
         return static_cast<float>(x) * (act * (row_scale * kNibbleScale)) + row_bias;
       };
@@ -152,20 +161,31 @@ __global__ void __launch_bounds__(kSplitThreads, C::kCtas)
           make_uint2(Element<T>::Pack(y[0] + low.x, y[1] + low.y),
                      Element<T>::Pack(y[2] + high.x, y[3] + high.y));
     };
-#pragma unroll
-    for (int i = 0; i < C::kEarly; ++i) finish(token + i * token_step, act_scale[i], residual[i]);
-    for (int t = token + C::kEarly * token_step; t < tokens; t += token_step) {
-      float late_scale = 0;
-      uint2 late_residual = {};
-      load_output(t, late_scale, late_residual);
-      finish(t, late_scale, late_residual);
+    // In groups of as many tokens as registers hold sums of the cluster's CTAs.
+    const auto finish_groups = [&]<int kGroup, int kRanks>() {
+      for (int first = 0; token + first * token_step < tokens; first += kGroup) {
+        const int group = token + first * token_step;
+        SumRemote<kGroup, kRanks>(
+            sums + (group * C::kSumStride + quad) * 4, token_step * C::kSumStride * 4,
+            (tokens - group + token_step - 1) / token_step, split, [&](int i, int4 sum) {
+              const int t = group + i * token_step;
+              finish(t, sum, first == 0 && i < kEarly ? residual[i % kEarly] : load_residual(t));
+            });
+      }
+    };
+    if (split > 4) {
+      finish_groups.template operator()<2, 8>();
+    } else if (split > 2) {
+      finish_groups.template operator()<4, 4>();
+    } else {
+      finish_groups.template operator()<8, 2>();
     }
   }
-  ClusterSync();  // nobody leaves while others still read its sums
+  ClusterSyncAfterLoads();  // nobody leaves while others still read its sums
 }
 
 // By their size, clusters that the current device runs at once; asked once per kernel and
-// device.
+// device, which then also lets the kernel have its shared memory.
 template <typename T, typename C>
 std::array<int, kMostSplit + 1> ActiveClusters() {
   static std::mutex mutex;
@@ -175,6 +195,7 @@ std::array<int, kMostSplit + 1> ActiveClusters() {
   const std::lock_guard<std::mutex> lock(mutex);
   const auto found = known.find(device);
   if (found != known.end()) return found->second;
+  AllowSharedMemory(SplitKernel<T, C>, C::kSharedBytes);
   std::array<int, kMostSplit + 1> active = {0, CurrentCudaDevice().sm_count * C::kCtas};
   for (int split = 2; split <= kMostSplit; ++split) {
     active[split] = MostActiveClusters(SplitKernel<T, C>, split, kSplitThreads, C::kSharedBytes);
@@ -182,33 +203,57 @@ std::array<int, kMostSplit + 1> ActiveClusters() {
   return known[device] = active;
 }
 
+// How a configuration's CTAs share out the work.
+struct SplitPlan {
+  int split;
+  int64_t blocks;  // of 128 rows and 128 columns that a CTA multiplies, one after the other
+};
+
+template <typename T, typename C>
+SplitPlan MakePlan(const CudaGemmIntArgs& args) {
+  const int chunks = static_cast<int>(CeilDiv(args.weights.cols, kSplitDepth));
+  const int64_t tiles = CeilDiv(args.weights.rows, C::kRows) * CeilDiv(args.tokens, C::kTokens);
+  const auto active = ActiveClusters<T, C>();
+  // The largest split with which all CTAs run at once. Where not even whole tiles do, halves
+  // shorten the last wave.
+  int split = 2;
+  for (int s = 1; s <= kMostSplit; ++s) {
+    if (tiles <= active[s]) split = s;
+  }
+  split = std::min(split, chunks);
+  const int64_t waves = CeilDiv(tiles, std::max(active[split], 1));
+  return {split, waves * C::kBlocks * CeilDiv(chunks, split)};
+}
+
 template <typename C>
 void Launch(const CudaGemmIntArgs& args, CudaStream stream) {
   const CUtensorMap act =
       MakeTensorMap({args.act, CU_TENSOR_MAP_DATA_TYPE_UINT8, args.tokens, args.weights.cols,
                      args.act_stride, C::kTokens, kSplitDepth});
-  const int chunks = static_cast<int>(CeilDiv(args.weights.cols, kSplitDepth));
-  const int64_t row_tiles = CeilDiv(args.weights.rows, C::kRows);
-  const int64_t token_tiles = CeilDiv(args.tokens, C::kTokens);
   ForElement(args.dtype, [&](auto element) {
     const auto kernel = SplitKernel<decltype(element), C>;
-    AllowSharedMemory(kernel, C::kSharedBytes);
-    const auto active = ActiveClusters<decltype(element), C>();
-    // The largest split with which all CTAs run at once. Where not even whole tiles do, halves
-    // shorten the last wave.
-    int split = 2;
-    for (int s = 1; s <= kMostSplit; ++s) {
-      if (row_tiles * token_tiles <= active[s]) split = s;
-    }
-    split = std::min(split, chunks);
+    const int split = MakePlan<decltype(element), C>(args).split;
     const SplitParams params = {
-        args, chunks, static_cast<int>(CudaGemmIntPaddedCols(args.weights.cols) / kSplitDepth),
-        split};
-    LaunchDependentClusters(
-        kernel, dim3(static_cast<unsigned>(row_tiles * split), static_cast<unsigned>(token_tiles)),
-        static_cast<unsigned>(split), kSplitThreads, C::kSharedBytes, stream, act, params);
+        args, static_cast<int>(CeilDiv(args.weights.cols, kSplitDepth)),
+        static_cast<int>(CudaGemmIntPaddedCols(args.weights.cols) / kSplitDepth),
+        static_cast<int>(CudaGemmIntPaddedRows(args.weights.rows) / 128), split};
+    const dim3 grid(static_cast<unsigned>(CeilDiv(args.weights.rows, C::kRows) * split),
+                    static_cast<unsigned>(CeilDiv(args.tokens, C::kTokens)));
+    LaunchDependentClusters(kernel, grid, static_cast<unsigned>(split), kSplitThreads,
+                            C::kSharedBytes, stream, act, params);
   });
   CheckCudaLaunch("GemmIntSplit");
+}
+
+// Of two configurations the one whose CTAs multiply less one after the other.
+template <typename Two, typename Three>
+void LaunchFlatter(const CudaGemmIntArgs& args, CudaStream stream) {
+  bool three = false;
+  ForElement(args.dtype, [&](auto element) {
+    using T = decltype(element);
+    three = MakePlan<T, Three>(args).blocks < MakePlan<T, Two>(args).blocks;
+  });
+  (three ? Launch<Three> : Launch<Two>)(args, stream);
 }
 
 }  // namespace
@@ -216,14 +261,16 @@ void Launch(const CudaGemmIntArgs& args, CudaStream stream) {
 // Times on an H200 of a decode step's 128 linears (hidden size 4096) and what lies between
 // them, tiles of 256 rows with a multiprocessor each against 128 rows and two CTAs of a
 // multiprocessor: 16 tokens 1806 against 2032 us, 32 tokens 2197 (with tiles of 64 tokens)
-// against 2092, 64 tokens 2391 against 2575. Stages fill the shared memory.
+// against 2092, 64 tokens 2391 against 2575. Stages fill the shared memory. Where tiles of 256
+// rows leave multiprocessors without work (86 tiles: gate and up projection of LLaMA-2-7B's
+// shape), tiles of 384 rows may split evenly (58 tiles, two CTAs each).
 void GemmIntSplit(const CudaGemmIntArgs& args, CudaStream stream) {
   if (args.tokens <= 16) {
-    Launch<SplitConfig<16, 2, 8, 1>>(args, stream);
+    LaunchFlatter<SplitConfig<16, 2, 8, 1>, SplitConfig<16, 3, 7, 1>>(args, stream);
   } else if (args.tokens <= 32) {
     Launch<SplitConfig<32, 1, 6, 2>>(args, stream);
   } else if (args.tokens <= 64) {
-    Launch<SplitConfig<64, 2, 8, 1>>(args, stream);
+    LaunchFlatter<SplitConfig<64, 2, 8, 1>, SplitConfig<64, 3, 6, 1>>(args, stream);
   } else {
     // More tiles than multiprocessors: smaller ones leave fewer idle in the last wave.
     Launch<SplitConfig<64, 1, 6, 2>>(args, stream);

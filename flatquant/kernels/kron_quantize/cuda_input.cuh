@@ -61,12 +61,16 @@ struct SiteInput {
     if (kind == CudaSiteInput::kPlain) return;
     float w[8];
     Unpack8<T>(loaded.other, w);
+    // One branch for all: with one for each element no exponential would overlap another.
+    if (kind == CudaSiteInput::kRmsNorm) {
 #pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      if (kind == CudaSiteInput::kRmsNorm) {
+      for (int i = 0; i < 8; ++i) {
         square_sum += v[i] * v[i];
         v[i] *= w[i];
-      } else {
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
         // exp(-g) of a large negative g is infinite, and g / infinity is silu's 0.
         v[i] = __fdividef(v[i], 1.0f + __expf(-v[i])) * w[i];
       }
@@ -101,16 +105,21 @@ struct Extremes {
   float square_sum = 0;
 };
 
-// Over all threads of the block; shared holds an Extremes per warp. Contains one
-// __syncthreads before the values are read; the caller keeps `shared` until the next.
+// Over the lanes of a warp.
+__device__ inline float WarpSum(float x) {
+#pragma unroll
+  for (int step = 16; step > 0; step /= 2) x += __shfl_xor_sync(~0u, x, step);
+  return x;
+}
+
+// Over all threads of the block, square_sum being a warp's already; shared holds an Extremes per
+// warp. Contains one __syncthreads before the values are read; the caller keeps `shared` until the
+// next.
 template <int kWarps>
 __device__ inline Extremes ReduceExtremes(Extremes mine, Extremes (&shared)[kWarps]) {
-#pragma unroll
-  for (int step = 16; step > 0; step /= 2) {
-    mine.max = fmaxf(mine.max, __shfl_xor_sync(~0u, mine.max, step));
-    mine.min = fminf(mine.min, __shfl_xor_sync(~0u, mine.min, step));
-    mine.square_sum += __shfl_xor_sync(~0u, mine.square_sum, step);
-  }
+  // Floats of one sign order like integers, of which a warp finds the largest by one instruction.
+  mine.max = __int_as_float(__reduce_max_sync(~0u, __float_as_int(mine.max)));
+  mine.min = __uint_as_float(__reduce_max_sync(~0u, __float_as_uint(mine.min)));
   if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = mine;
   __syncthreads();
   Extremes all;

@@ -122,6 +122,7 @@ __global__ void __launch_bounds__(kThreads) KronKernel(CudaKronQuantizeArgs args
                   mine.max = fmaxf(mine.max, Element<T>::ToFloat(rounded));
                   mine.min = fminf(mine.min, Element<T>::ToFloat(rounded));
                 });
+  mine.square_sum = WarpSum(mine.square_sum);
   const Extremes all = ReduceExtremes(mine, extremes);
   WriteToken(args, token, all, x, sizes.right, sizes.x_stride);
 }

@@ -43,6 +43,7 @@ __global__ void __launch_bounds__(kThreads) RowsKernel(CudaKronQuantizeArgs args
       mine.min = fminf(mine.min, v[i]);
     }
   }
+  mine.square_sum = WarpSum(mine.square_sum);
   const Extremes all = ReduceExtremes(mine, extremes);
   const float factor = NormFactor(args, all.square_sum);
   // Every thread reads what it has written itself.

@@ -208,6 +208,7 @@ __global__ void __launch_bounds__(KronTile<kLeft, kRight>::kThreads,
           SwizzledOperand(x + s / 4 * Tile::kLeftPanel + s % 4 * 32), s > 0);
     }
     WgmmaCommit();
+    mine.square_sum = WarpSum(mine.square_sum);  // while the products are being made
     WgmmaWait<0>();
 #pragma unroll
     for (int i = 0; i < kLeft / 2; ++i) WgmmaPin(acc[i]);
