@@ -23,19 +23,24 @@
 // A product of bytes, or two, does the work of four of floats that first have to be made
 // from nibbles, and rows that share a KV head share the unpacked codes.
 //
-// A Multiplier multiplies a group of rows with panels:
+// Codes are a step's codes and how they are multiplied, with a group of rows at a time:
 //
-//   kRows                      rows of a group
-//   Multiply<kIsSigned, kDigits>(rows, depth, digits, stride, codes, panels, panel_bytes,
-//                                products, product_stride, ahead, step)
+//   kRows, kDigits             rows of a group; digits of queries and weights
+//   Codes(k, v)
+//   Stage(key, count, v_zero, rows, weigh_lines, ahead)
+//                              the step is to be of keys [key, key + count), for `rows` rows
+//                              altogether; v_zero [kCodeKeys]: zero points, then zeros
+//   MultiplyKeys(rows, queries, keys, products, ahead)
+//                              products [kDigits rows, kCodeKeys] of digits
+//                              [kDigits rows, depth] with keys, a multiple of 64, which
+//                              beyond `count` may be anything
+//   MultiplyValues(rows, weights, keys, products, ahead)
+//                              products [kDigits rows, width] of digits
+//                              [kDigits rows, kCodeKeys], which are zero from `keys` on
 //
-// which computes products [kDigits rows, 16 panels] = digits codes in int32, row by row;
-// digit d of row r is row kDigits r + d of `digits`, `stride` bytes long, and of the
-// products. rows <= kRows, depth is a multiple of 4, panels one of 4. Operands may be read
-// up to a depth that is a multiple of 64, where either is zero, and rows up to kRows read
-// and written. kIsSigned says of what sign the codes are; the digits are of the other.
-// Meanwhile it asks memory for Lines<kDigits>(depth, panels) lines, `step` bytes apart
-// from `ahead` on: the cache's next vectors arrive while arithmetic runs.
+// Products are exact, in int32; digit d of row r is row kDigits r + d of digits and
+// products, and rows up to kRows may be read and written. Meanwhile they ask memory for
+// what is ahead: the cache's next vectors arrive while arithmetic runs.
 namespace flatquant {
 namespace {  // a copy per file, because files differ in instruction set
 
@@ -44,22 +49,15 @@ struct IntegerPositionsTag {};
 struct IntegerProductsTag {};
 struct IntegerBytesTag {};
 
-// Vectors of a cache that are to be staged in the next step, as far as nobody has asked
-// memory for them.
-struct Ahead {
-  const uint8_t* next;
-  const uint8_t* end;
-  int64_t step() const { return next < end ? 64 : 0; }
-  void Skip(int64_t lines) { next = std::min(next + 64 * lines, end); }
-};
-
 // Lines that a pair of rows asks for while it is weighed: memory is asked at an even pace,
 // for a core holds few requests and waits when there are more.
 inline constexpr int64_t kWeighLines = 16;
 
-// kDigits: of queries and weights.
-template <typename Multiplier, int kDigits>
+template <typename Codes>
 class IntegerAttention {
+  static constexpr int kRows = Codes::kRows;
+  static constexpr int kDigits = Codes::kDigits;
+
   // Keys that a row sees: [first, last).
   struct Seen {
     int64_t first;
@@ -73,9 +71,10 @@ class IntegerAttention {
         k_(block.args->k, block.kv_head, block.key_begin),
         v_(block.args->v, block.kv_head, block.key_begin),
         depth_(k_.codes()),
-        width_(v_.codes()) {
+        width_(v_.codes()),
+        codes_(k_, v_) {
     const int64_t rows = block.rows();
-    const int64_t padded = rows + Multiplier::kRows;
+    const int64_t padded = rows + kRows;
     float* floats = ThreadScratch<IntegerFloatsTag, float>(
         static_cast<size_t>(rows * (width_ + 16 + 2) + 3 * kCodeKeys + std::max(depth_, width_)));
     output_ = floats;
@@ -88,15 +87,12 @@ class IntegerAttention {
     query_total_ = unit_ + rows;
     positions_ = ThreadScratch<IntegerPositionsTag, Seen>(static_cast<size_t>(rows));
     products_ = ThreadScratch<IntegerProductsTag, int32_t>(
-        static_cast<size_t>(Multiplier::kRows * kDigits * std::max(width_, kCodeKeys)));
+        static_cast<size_t>(kRows * kDigits * std::max(width_, kCodeKeys)));
     uint8_t* bytes = ThreadScratch<IntegerBytesTag, uint8_t>(
-        static_cast<size_t>(kCodeKeys * (depth_ + width_) + padded * kDigits * depth_ +
-                            Multiplier::kRows * kDigits * kCodeKeys + kCodeKeys));
-    key_panels_ = bytes;
-    value_panels_ = key_panels_ + kCodeKeys * depth_;
-    queries_ = value_panels_ + kCodeKeys * width_;
+        static_cast<size_t>(padded * kDigits * depth_ + kRows * kDigits * kCodeKeys + kCodeKeys));
+    queries_ = bytes;
     weights_ = queries_ + padded * kDigits * depth_;
-    v_zero_ = weights_ + Multiplier::kRows * kDigits * kCodeKeys;
+    v_zero_ = weights_ + kRows * kDigits * kCodeKeys;
   }
 
   void Run() {
@@ -112,11 +108,11 @@ class IntegerAttention {
     for (int64_t key = 0; key < block_.keys(); key += kCodeKeys) {
       const int64_t count = std::min(kCodeKeys, block_.keys() - key);
       const int64_t next = key + kCodeKeys;
-      ahead_[0] = {k_.data + next * k_.row_bytes, k_.data + (next + kCodeKeys) * k_.row_bytes};
-      ahead_[1] = {v_.data + next * v_.row_bytes, v_.data + (next + kCodeKeys) * v_.row_bytes};
+      ahead_ = {k_.data + next * k_.row_bytes, k_.data + (next + kCodeKeys) * k_.row_bytes,
+                v_.data + next * v_.row_bytes, v_.data + (next + kCodeKeys) * v_.row_bytes};
       Stage(key, count);
-      for (int64_t row = 0; row < rows; row += Multiplier::kRows) {
-        Group(row, std::min<int64_t>(Multiplier::kRows, rows - row), key, count);
+      for (int64_t row = 0; row < rows; row += kRows) {
+        Group(row, std::min<int64_t>(kRows, rows - row), key, count);
       }
     }
     for (int64_t r = 0; r < rows; ++r) {
@@ -128,9 +124,6 @@ class IntegerAttention {
   }
 
  private:
-  // What is to be asked for next.
-  Ahead& ahead() { return ahead_[0].next < ahead_[0].end ? ahead_[0] : ahead_[1]; }
-
   // Scores are counted in powers of two: sums_.top, too, until the end.
   void SplitQueries() {
     const float scale = block_.args->scale * std::numbers::log2e_v<float>;
@@ -155,15 +148,7 @@ class IntegerAttention {
   // Keys [key, key + count) of the block's and zeros up to the next multiple of 64.
   void Stage(int64_t key, int64_t count) {
     const int64_t padded = (count + 63) / 64 * 64;
-    // What groups will ask for; the rest is asked for here.
-    const int64_t groups = (block_.rows() + Multiplier::kRows - 1) / Multiplier::kRows;
-    const int64_t lines = Multiplier::template Lines<kDigits>(depth_, padded / 16) +
-                          Multiplier::template Lines<kDigits>(padded, width_ / 16);
-    const int64_t asked = 64 * (groups * lines + block_.rows() / 2 * kWeighLines);
-    const int64_t k_asked = asked / k_.row_bytes;
-    const int64_t v_asked = std::max<int64_t>(0, asked - kCodeKeys * k_.row_bytes) / v_.row_bytes;
     AskForScales(key + kCodeKeys);
-    StageKeys(k_, k_.Whole(key, count, padded), padded, ahead_[0].next, k_asked, key_panels_);
     for (int64_t j = 0; j < padded; j += 64) {
       const int64_t rest = std::clamp<int64_t>(count - j, 0, 64);
       const __mmask64 mask = rest == 64 ? ~__mmask64{0} : (__mmask64{1} << rest) - 1;
@@ -176,8 +161,7 @@ class IntegerAttention {
         _mm512_storeu_ps(v_scale_ + i, _mm512_maskz_loadu_ps(lanes, v_.scale + key + i));
       }
     }
-    StageValues(v_, v_.Whole(key, count, padded), v_zero_, padded, ahead_[1].next, v_asked,
-                value_panels_);
+    codes_.Stage(key, count, v_zero_, block_.rows(), block_.rows() / 2 * kWeighLines, ahead_);
   }
 
   // What `count` staged keys add to rows [row, row + n).
@@ -186,17 +170,11 @@ class IntegerAttention {
     const int64_t seen = std::min(count, positions_[row + n - 1].last - first_key);
     if (seen <= 0 || positions_[row].first - first_key >= count) return;
     const int64_t padded = (seen + 63) / 64 * 64;
-    multiplier_.template Multiply<false, kDigits>(
-        n, depth_, queries_ + row * kDigits * depth_, depth_, key_panels_, padded / 16, depth_ * 16,
-        products_, kCodeKeys, ahead().next, ahead().step());
-    ahead().Skip(Multiplier::template Lines<kDigits>(depth_, padded / 16));
+    codes_.MultiplyKeys(n, queries_ + row * kDigits * depth_, padded, products_, ahead_);
     int64_t r = 0;
     for (; r + 2 <= n; r += 2) WeighRows<2>(row, r, first_key, seen, padded);
     if (r < n) WeighRows<1>(row, r, first_key, seen, padded);
-    multiplier_.template Multiply<true, kDigits>(n, (seen + 3) / 4 * 4, weights_, kCodeKeys,
-                                                 value_panels_, width_ / 16, kCodeKeys * 16,
-                                                 products_, width_, ahead().next, ahead().step());
-    ahead().Skip(Multiplier::template Lines<kDigits>(seen, width_ / 16));
+    codes_.MultiplyValues(n, weights_, seen, products_, ahead_);
     for (r = 0; r < n; ++r) {
       const __m512 bias = _mm512_set1_ps(v_.is_nibble ? 0.0f : BiasOfBytes(r, padded));
       const __m512 shrink = _mm512_set1_ps(shrink_[r]);
@@ -270,8 +248,8 @@ class IntegerAttention {
       shrink_[r + s] = old_top - top;
       sums_.top[number] = top;
     });
-    const uint8_t* asked = ahead().next;
-    const int64_t step = ahead().step();
+    const uint8_t* asked = ahead_.next();
+    const int64_t step = ahead_.step();
     Unroll<kVectors>([&](auto i) {
       if constexpr (kSome == 2) {
         AskFor(asked, 64);
@@ -286,7 +264,7 @@ class IntegerAttention {
         most[s] = _mm512_max_epu32(most[s], _mm512_castps_si512(x[s][i]));
       });
     });
-    if constexpr (kSome == 2) ahead().Skip(2 * kVectors);
+    if constexpr (kSome == 2) ahead_.Skip(2 * kVectors);
     Unroll<kSome>([&](auto s) {
       const float heaviest = std::bit_cast<float>(_mm512_reduce_max_epu32(most[s]));
       const __m512 factor = _mm512_set1_ps(FixedFactor(heaviest, kWeightMax<kDigits>));
@@ -336,16 +314,14 @@ class IntegerAttention {
   float* query_total_;  // [rows]
   Seen* positions_;     // [rows]
   int32_t* products_;   // [kRows, kDigits, kCodeKeys] of keys, or [.., width] of values
-  uint8_t* key_panels_;
-  uint8_t* value_panels_;
-  uint8_t* queries_;  // [rows + kRows, kDigits, depth]
-  uint8_t* weights_;  // [kRows, kDigits, kCodeKeys]
-  uint8_t* v_zero_;   // [kCodeKeys]
+  uint8_t* queries_;    // [rows + kRows, kDigits, depth]
+  uint8_t* weights_;    // [kRows, kDigits, kCodeKeys]
+  uint8_t* v_zero_;     // [kCodeKeys]
   // Of a group's rows, see Weigh.
-  float shrink_[Multiplier::kRows];
-  float weight_unit_[Multiplier::kRows];
-  Multiplier multiplier_;
-  Ahead ahead_[2] = {};  // of K and V
+  float shrink_[kRows];
+  float weight_unit_[kRows];
+  Codes codes_;
+  Ahead ahead_ = {};
 };
 
 inline bool IsInteger(const KvPlane& plane) {
@@ -362,9 +338,9 @@ void RunInteger(const AttentionBlock& block, const AttentionSums& sums) noexcept
   const bool is_nibble =
       block.args->k.format == KvFormat::kNibble && block.args->v.format == KvFormat::kNibble;
   if (is_nibble) {
-    IntegerAttention<Multiplier, 1>(block, sums).Run();
+    IntegerAttention<CodePanels<Multiplier, 1>>(block, sums).Run();
   } else {
-    IntegerAttention<Multiplier, 2>(block, sums).Run();
+    IntegerAttention<CodePanels<Multiplier, 2>>(block, sums).Run();
   }
 }
 

@@ -62,13 +62,16 @@ struct Plane {
   }
 };
 
-// A cache filled with random vectors at positions [0, filled).
-Plane RandomPlane(Rng& rng, int64_t heads, int64_t head_dim, int64_t capacity, int64_t filled,
-                  ThreadPool& pool) {
+KvFormat RandomFormat(Rng& rng) {
   constexpr KvFormat kFormats[] = {KvFormat::kF32, KvFormat::kBF16, KvFormat::kNibble,
                                    KvFormat::kByte};
+  return kFormats[rng.Below(4)];
+}
+
+// A cache filled with random vectors at positions [0, filled).
+Plane RandomPlane(Rng& rng, KvFormat format, int64_t heads, int64_t head_dim, int64_t capacity,
+                  int64_t filled, ThreadPool& pool) {
   Plane plane;
-  const KvFormat format = kFormats[rng.Below(4)];
   const size_t vectors = static_cast<size_t>(heads * capacity);
   plane.data = AlignedBuffer<uint8_t>(vectors * KvRowBytes(format, head_dim));
   plane.scale = AlignedBuffer<float>(vectors);
@@ -180,12 +183,12 @@ struct Case {
   AttentionArgs args;
 };
 
-Case RandomCase(Rng& rng, int64_t kv_heads, int64_t group, int64_t head_dim, int64_t tokens,
-                int64_t first, ThreadPool& pool) {
+Case RandomCase(Rng& rng, KvFormat k, KvFormat v, int64_t kv_heads, int64_t group, int64_t head_dim,
+                int64_t tokens, int64_t first, int64_t spare, ThreadPool& pool) {
   Case c;
   const int64_t filled = first + tokens;
-  c.k = RandomPlane(rng, kv_heads, head_dim, filled + 3, filled, pool);
-  c.v = RandomPlane(rng, kv_heads, head_dim, filled + 3, filled, pool);
+  c.k = RandomPlane(rng, k, kv_heads, head_dim, filled + spare, filled, pool);
+  c.v = RandomPlane(rng, v, kv_heads, head_dim, filled + spare, filled, pool);
   c.q = RandomFloats(rng, tokens * kv_heads * group * head_dim, 2.0);
   c.y = AlignedBuffer<float>(c.q.size());
   c.args.q = c.q.data();
@@ -197,6 +200,12 @@ Case RandomCase(Rng& rng, int64_t kv_heads, int64_t group, int64_t head_dim, int
   c.args.v = c.v.view;
   c.args.y = c.y.data();
   return c;
+}
+
+Case RandomCase(Rng& rng, int64_t kv_heads, int64_t group, int64_t head_dim, int64_t tokens,
+                int64_t first, ThreadPool& pool) {
+  const KvFormat k = RandomFormat(rng), v = RandomFormat(rng);
+  return RandomCase(rng, k, v, kv_heads, group, head_dim, tokens, first, 3, pool);
 }
 
 std::string Describe(const AttentionArgs& args) {
@@ -243,16 +252,37 @@ TEST(AttentionTest, AgreesWithTheFormulaOverLongContexts) {
   });
 }
 
+// What few rows over nibbles are cut into: rows, registers of vectors, groups of 4, 16, 64
+// and 128 keys, pieces; the cache may end with the last key, and windows begin anywhere, so
+// that rows of several tokens see none of a step's keys.
+TEST(AttentionTest, AgreesWithTheFormulaForFewRowsOverNibbles) {
+  constexpr int64_t kHeadDims[] = {64, 128, 192, 256};
+  constexpr int64_t kLengths[] = {1, 3, 4, 15, 16, 17, 63, 64, 65, 127, 128, 129, 511, 512, 513};
+  ThreadPool pool(2);
+  ForEachAttentionKernel([&](const AttentionKernel& kernel) {
+    ForEachSeed(60, [&](Rng& rng) {
+      const int64_t group = 1 + static_cast<int64_t>(rng.Below(9));
+      const int64_t tokens = rng.Below(2) == 0 ? 1 : RandomSize(rng, kAttentionFewRows / group);
+      const int64_t length = kLengths[rng.Below(std::size(kLengths))] +
+                             128 * static_cast<int64_t>(rng.Below(2) * rng.Below(6));
+      Case c = RandomCase(rng, KvFormat::kNibble, KvFormat::kNibble, 2, group,
+                          kHeadDims[rng.Below(4)], tokens, std::max<int64_t>(0, length - tokens),
+                          /*spare=*/0, pool);
+      c.args.window = rng.Below(3) == 0 ? RandomSize(rng, 300) : 0;
+      SCOPED_TRACE(Describe(c.args));
+      Attention(c.args, pool, &kernel);
+      CheckAgainstFormula(c.args, c.k, c.v, kernel);
+    });
+  });
+}
+
 // How far a cache of nibbles in integers deviates, as a share of the result: far less than
 // its bound, for its errors are independent, and less than the nibbles themselves do, whose
 // step is 15^-1 of five deviations. fixed_point.h has the estimate.
 double FixedPointDeviation(const AttentionKernel& kernel, int64_t tokens, KvFormat format) {
   ThreadPool pool(1);
   Rng rng(13);
-  Case c;
-  const auto has_format = [&] { return c.k.view.format == format && c.v.view.format == format; };
-  do c = RandomCase(rng, 1, 4, 64, tokens, 300, pool);
-  while (!has_format());
+  Case c = RandomCase(rng, format, format, 1, 4, 64, tokens, 300, 3, pool);
   const AlignedBuffer<float>& y = c.y;
   Attention(c.args, pool, &kernel);
   AlignedBuffer<float> expected(y.size());
@@ -309,10 +339,8 @@ TEST(AttentionTest, GrowingScoresDoNotOverflow) {
   ForEachAttentionKernel([&](const AttentionKernel& kernel) {
     Rng rng(11);
     const int64_t positions = 400;
-    Plane k, v;
-    do k = RandomPlane(rng, 1, 16, positions, positions, pool);
-    while (k.view.format != KvFormat::kF32);
-    v = RandomPlane(rng, 1, 16, positions, positions, pool);
+    Plane k = RandomPlane(rng, KvFormat::kF32, 1, 16, positions, positions, pool);
+    const Plane v = RandomPlane(rng, RandomFormat(rng), 1, 16, positions, positions, pool);
     float* keys = reinterpret_cast<float*>(k.data.data());
     for (int64_t j = 0; j < positions; ++j) {
       for (int64_t i = 0; i < 16; ++i) keys[j * 16 + i] = static_cast<float>(j) * 0.25f;
