@@ -31,9 +31,10 @@ INSTANTIATE_TEST_SUITE_P(Schemes, FlattenedTest, ::testing::Values("w4a4", "w8a8
 
 // Some blocks flattened, some not, some sites with no column to spare.
 TEST(FlattenedSitesTest, AllKindsInOneModel) {
+  const Scheme scheme = Scheme::Parse("w4a8");
   std::vector<double> worst;
   for (uint64_t seed = 1; seed <= kTexts; ++seed) {
-    PackedModel model = RandomPackedModel(SmallConfig(), Scheme::Parse("w4a8"), seed);
+    PackedModel model = RandomPackedModel(SmallConfig(), scheme, seed);
     PackedModel flattened = model;
     FlattenRandomModel(seed + 100, &flattened);
     model.blocks[1] = flattened.blocks[1];
@@ -43,7 +44,7 @@ TEST(FlattenedSitesTest, AllKindsInOneModel) {
     site.act_scale = Tensor::Floats({1}, {0.02f});
     worst.push_back(WorstAgainstOracle(model, seed));
   }
-  ExpectAgreement(worst, true);
+  ExpectAgreement(worst, true, AllTextsTakeSteps(scheme));
 }
 
 }  // namespace

@@ -32,9 +32,10 @@ INSTANTIATE_TEST_SUITE_P(Schemes, GroupsTest,
 
 // Linears of one site with and without groups: q is multiplied as floats, k and v as integers.
 TEST(GroupsOfSomeLinearsTest, StandBesideOthers) {
+  const Scheme scheme = Scheme::Parse("w4a8");
   std::vector<double> worst;
   for (uint64_t seed = 1; seed <= kTexts; ++seed) {
-    PackedModel model = RandomPackedModel(SmallConfig(), Scheme::Parse("w4a8"), seed);
+    PackedModel model = RandomPackedModel(SmallConfig(), scheme, seed);
     PackedModel grouped = model;
     GroupRandomModel(seed + 100, 5, &grouped);
     for (size_t i = 0; i < model.blocks.size(); ++i) {
@@ -44,7 +45,7 @@ TEST(GroupsOfSomeLinearsTest, StandBesideOthers) {
     }
     worst.push_back(WorstAgainstOracle(model, seed));
   }
-  ExpectAgreement(worst, true);
+  ExpectAgreement(worst, true, AllTextsTakeSteps(scheme));
 }
 
 }  // namespace

@@ -51,4 +51,11 @@ size_t EvenSharedMemory(int64_t ctas, size_t needed) {
   return std::max(needed, static_cast<size_t>(std::min<int64_t>(bytes, device.cta_shared_bytes)));
 }
 
+size_t AloneSharedMemory(int64_t ctas, size_t needed) {
+  if (ctas > kSparePlaces) return needed;
+  const CudaDevice device = CurrentCudaDevice();
+  const int64_t bytes = RoundUpTo(int64_t{device.sm_shared_bytes} * 2 / 3, 16);
+  return std::max(needed, static_cast<size_t>(std::min<int64_t>(bytes, device.cta_shared_bytes)));
+}
+
 }  // namespace flatquant

@@ -14,7 +14,9 @@ struct PairMath {
   using X = uint16_t;
   using Register = __m512i;
   static constexpr int64_t kElements = 32;
-  static constexpr int64_t kAhead = 0;
+  // Intel's prefetchers stop at a page's end, at every row or two: without this generation with
+  // 16-bit weights had 69% of the bandwidth there, with it 96 to 99%. 1024 and 8192 were less.
+  static constexpr int64_t kAhead = 2048;
   static Lanes MulAdd(__m512i w, const uint16_t* x, Lanes sum) {
     return _mm512_dpbf16_ps(sum, std::bit_cast<__m512bh>(w),
                             std::bit_cast<__m512bh>(_mm512_loadu_si512(x)));

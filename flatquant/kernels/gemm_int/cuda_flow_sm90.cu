@@ -214,8 +214,6 @@ __global__ void __launch_bounds__(C::kThreads, 2)
 // The kernel before has a multiprocessor to itself for a while: were that one counted upon, its
 // CTAs would start when the others are half done. 4 places less took a decode step's gate and up
 // projection of one token from 17 to 11 us (H200).
-constexpr int64_t kSparePlaces = 4;
-
 unsigned Ctas(const CudaGemmIntArgs& args, int per_multiprocessor) {
   const int64_t places = int64_t{CurrentCudaDevice().sm_count} * per_multiprocessor;
   return static_cast<unsigned>(

@@ -89,13 +89,13 @@ __global__ void __launch_bounds__(kThreads) RowsKernel(CudaKronQuantizeArgs args
 }  // namespace
 
 void QuantizeRows(const CudaKronQuantizeArgs& args, CudaStream stream) {
-  const int64_t bytes = CeilDiv(args.width, 8) * 16;
-  CheckKronShared(bytes, args.width);
+  const int64_t needed = CeilDiv(args.width, 8) * 16;
+  CheckKronShared(needed, args.width);
+  const size_t bytes = AloneSharedMemory(args.tokens, static_cast<size_t>(needed));
   ForElement(args.dtype, [&](auto element) {
     const auto kernel = RowsKernel<decltype(element)>;
-    AllowSharedMemory(kernel, static_cast<size_t>(bytes));
-    LaunchDependent(kernel, static_cast<unsigned>(args.tokens), kThreads,
-                    static_cast<size_t>(bytes), stream, args);
+    AllowSharedMemory(kernel, bytes);
+    LaunchDependent(kernel, static_cast<unsigned>(args.tokens), kThreads, bytes, stream, args);
   });
   CheckCudaLaunch("QuantizeRows");
 }

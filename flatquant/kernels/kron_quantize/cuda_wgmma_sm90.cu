@@ -25,14 +25,16 @@ namespace {
 // their way together. With many tokens CTAs hide each other's loads, and more would take registers
 // that the products need.
 template <int kLeft>
-constexpr int kSomeLoads = kLeft <= 64 ? 4 : 3;
+constexpr int kSomeLoads = kLeft <= 32   ? 2
+                           : kLeft <= 64 ? 4
+                                         : 3;
 
 // kLeft: L rounded up to what wgmma widths are built for; kRight: R.
 template <int kLeft, int kRight>
 struct KronTile {
   static constexpr int kThreads = 2 * kRight;  // a warpgroup per 64 elements of R
   // Registers for 128 threads per 64 of R: small tiles leave room for more CTAs.
-  static constexpr int kMinBlocks = kRight == 64 ? 5 : 2;
+  static constexpr int kMinBlocks = kRight == 64 ? 5 : kLeft == 32 ? 4 : 2;
   // Operands are panels of 64 elements along K: 128 bytes per row, swizzled.
   static constexpr int kRightPanel = kRight * 128;
   static constexpr int kLeftPanel = kLeft * 128;
@@ -142,9 +144,6 @@ __global__ void __launch_bounds__(KronTile<kLeft, kRight>::kThreads,
   LetSuccessorStart();
   LoadMatrixPanels<kLeft, (kLeft + 63) / 64 * 64>(packed, left_stride, left);
   LoadMatrixPanels<kRight, kRight>(packed + left_stride * left_stride, kRight, right);
-  for (int i = rows * kRight / 8 + threadIdx.x; i < kLeft * kRight / 8; i += Tile::kThreads) {
-    StoreShared(PanelAddress(x, Tile::kLeftPanel, i / (kRight / 8), i % (kRight / 8)), uint4{});
-  }
   CopyAsyncCommit();
   PrefetchNorm(args);
   const float top = static_cast<float>((1 << (args.bits - 1)) - 1);
@@ -156,46 +155,56 @@ __global__ void __launch_bounds__(KronTile<kLeft, kRight>::kThreads,
   const int out_chunk = threadIdx.x % (kRight / 16) * 2;
   const uint32_t out_address = PanelAddress(x, Tile::kLeftPanel, out_row, out_chunk);
 
-  // With a token for each CTA, as in decoding, a first pass takes the matrices for a token and
-  // its results go nowhere: the kernels before have pushed these instructions out of the
-  // caches, and until its turn comes the CTA has the time to bring them back.
+  // With a token for each CTA, as in decoding, a first pass takes for a token what lies there, and
+  // its results go nowhere: the kernels before have pushed these instructions out of the caches,
+  // and until its turn comes the CTA has the time to bring them back. It waits for no copies.
   const bool rehearses = args.tokens <= gridDim.x;
   const int64_t first_token = blockIdx.x;
   for (int64_t token = first_token - (rehearses ? gridDim.x : 0); token < args.tokens;
        token += gridDim.x) {
     const bool counts = token >= 0;
-    // The matrices and the norm's weights, alone, are not the predecessor's work.
-    if (token == first_token) WaitForPredecessor();
+    if (token == first_token) {
+      // Rows that X has not, which a first pass may have filled with anything.
+      for (int i = rows * kRight / 8 + threadIdx.x; i < kLeft * kRight / 8; i += Tile::kThreads) {
+        StoreShared(PanelAddress(x, Tile::kLeftPanel, i / (kRight / 8), i % (kRight / 8)), uint4{});
+      }
+      // The matrices and the norm's weights, alone, are not the predecessor's work.
+      WaitForPredecessor();
+    }
     Extremes mine;
-    {
+    const auto inside = [&](int i) {
+      return i < Tile::kLoads && in_row + i * Tile::kRowsPerLoad < rows;
+    };
+    const auto from = [&](int i) { return threadIdx.x * 8 + i * Tile::kThreads * 8; };
+    const auto to = [&](int i) { return in_address + i * Tile::kRowsPerLoad * 128; };
+    if (args.input == CudaSiteInput::kPlain) {
+      const T* input = static_cast<const T*>(args.x) + token * args.x_stride;
+#pragma unroll
+      for (int i = 0; i < Tile::kLoads; ++i) {
+        if (counts && inside(i)) CopyAsync16(to(i), input + from(i), 16);
+      }
+      CopyAsyncCommit();
+    } else {
       const SiteInput<T> input =
           counts ? SiteInput<T>(args, token) : SiteInput<T>{args.input, args.transform.packed};
-      const auto inside = [&](int i) {
-        return i < Tile::kLoads && in_row + i * Tile::kRowsPerLoad < rows;
-      };
 #pragma unroll
       for (int first = 0; first < Tile::kLoads; first += kLoadsAtOnce) {
         typename SiteInput<T>::Loaded loaded[kLoadsAtOnce];
 #pragma unroll
         for (int i = 0; i < kLoadsAtOnce; ++i) {
-          if (!inside(first + i)) continue;
-          loaded[i] = input.Load(threadIdx.x * 8 + (first + i) * Tile::kThreads * 8);
+          if (inside(first + i)) loaded[i] = input.Load(from(first + i));
         }
 #pragma unroll
         for (int i = 0; i < kLoadsAtOnce; ++i) {
           if (!inside(first + i)) continue;
-          uint4 word = loaded[i].x;
-          if (input.kind != CudaSiteInput::kPlain) {
-            float v[8];
-            input.Finish(loaded[i], v, mine.square_sum);
-            word = Pack8<T>(v);
-          }
-          StoreShared(in_address + (first + i) * Tile::kRowsPerLoad * 128, word);
+          float v[8];
+          input.Finish(loaded[i], v, mine.square_sum);
+          StoreShared(to(first + i), Pack8<T>(v));
         }
       }
     }
     if (counts) PrefetchToken<T>(args, token + gridDim.x);
-    CopyAsyncWait<0>();  // the matrices, before the first token
+    if (counts) CopyAsyncWait<0>();  // the input; before the first token the matrices, too
     FenceAsyncProxy();
     __syncthreads();
 
@@ -276,8 +285,9 @@ void Launch(const CudaKronQuantizeArgs& args, CudaStream stream) {
     FLATQUANT_CUDA(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_sm, kernel, Tile::kThreads,
                                                                  Tile::kSharedBytes));
     const int64_t blocks = std::min<int64_t>(args.tokens, per_sm * CurrentCudaDevice().sm_count);
-    LaunchDependent(kernel, static_cast<unsigned>(blocks), Tile::kThreads, Tile::kSharedBytes,
-                    stream, args);
+    const size_t bytes = AloneSharedMemory(args.tokens, Tile::kSharedBytes);
+    AllowSharedMemory(kernel, bytes);
+    LaunchDependent(kernel, static_cast<unsigned>(blocks), Tile::kThreads, bytes, stream, args);
   });
   CheckCudaLaunch("KronQuantizeWgmma");
 }
@@ -306,6 +316,8 @@ void KronQuantizeWgmma(const CudaKronQuantizeArgs& args, CudaStream stream) {
   const int64_t left = args.transform.left_size;
   if (args.transform.right_size == 64) {
     Launch<64, 64>(args, stream);
+  } else if (left <= 32) {
+    Launch<32, 128>(args, stream);
   } else if (left <= 64) {
     Launch<64, 128>(args, stream);
   } else if (left <= 96) {

@@ -67,10 +67,11 @@ __device__ inline float AcrossRow(float x, const Combine& combine) {
 }
 
 template <typename T, int kDim>
-__device__ inline void Norm(const void* weight, float eps, Vectors<kDim>& v) {
+__device__ inline void Norm(const Rows& rows, const void* weight, float eps, Vectors<kDim>& v) {
   float factor[2];
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
+    if (!rows.any[h]) continue;
     float sum = 0;
 #pragma unroll
     for (int j = 0; j < kDim / 8; ++j) {
@@ -84,6 +85,7 @@ __device__ inline void Norm(const void* weight, float eps, Vectors<kDim>& v) {
     const float2 w = Element<T>::ToFloat2(__ldg(reinterpret_cast<const uint32_t*>(at + 8 * j)));
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
+      if (!rows.any[h]) continue;
       v[j][2 * h] *= factor[h] * w.x;
       v[j][2 * h + 1] *= factor[h] * w.y;
     }
@@ -93,9 +95,11 @@ __device__ inline void Norm(const void* weight, float eps, Vectors<kDim>& v) {
 // Pairs (i, i + kDim / 2) are in the same thread, kDim / 16 blocks of eight apart.
 // cos, sin: [16 tokens, kAngleStride].
 template <int kDim>
-__device__ inline void Rotate(const float* cos, const float* sin, Vectors<kDim>& v) {
+__device__ inline void Rotate(const Rows& rows, const float* cos, const float* sin,
+                              Vectors<kDim>& v) {
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
+    if (!rows.any[h]) continue;
     const int at = (threadIdx.x % 32 / 4 + 8 * h) * kAngleStride<kDim> + threadIdx.x % 4 * 2;
 #pragma unroll
     for (int j = 0; j < kDim / 16; ++j) {

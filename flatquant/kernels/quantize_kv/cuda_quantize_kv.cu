@@ -120,8 +120,8 @@ __global__ void __launch_bounds__(Shared<kDim, kHeld>::kThreads)
     if (head >= heads) return;
     cuda::Vectors<kDim> v;
     cuda::Load<T, kDim>(vectors, v);
-    if (norm != nullptr) cuda::Norm<T, kDim>(norm, args.norm_eps, v);
-    if (rotates) cuda::Rotate<kDim>(shared.cos, shared.sin, v);
+    if (norm != nullptr) cuda::Norm<T, kDim>(rows, norm, args.norm_eps, v);
+    if (rotates) cuda::Rotate<kDim>(rows, shared.cos, shared.sin, v);
     if (transform != nullptr) cuda::Transform<T, kDim, kHeld>(transform, v);
     for (int h = 0; h < 2; ++h) rows.inside[h] = token[h] < end;
     if (kind == Kind::kQuery) {
