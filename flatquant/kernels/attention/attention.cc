@@ -17,6 +17,11 @@ struct JoinTag {};
 struct SumsTag {};   // of all pieces of a batch
 struct BlockTag {};  // of one block with many rows
 
+// A thread takes neighbouring pieces of a cache in a row, for a kernel asks memory for what
+// lies ahead, beyond its piece, too: 5 to 15% with two threads. It takes so few that threads
+// end at most an eighth of their work apart.
+constexpr int64_t kRunsPerThread = 8;
+
 constexpr int64_t RoundUp(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
 // Floats of a block's sums: values, tops, totals, whole cache lines of each.
@@ -81,7 +86,7 @@ int64_t PiecesOf(int64_t positions) {
 
 class Batch {
  public:
-  Batch(std::span<const AttentionArgs> items, const AttentionKernel& kernel)
+  Batch(std::span<const AttentionArgs> items, const AttentionKernel& kernel, int threads)
       : items_(items), kernel_(kernel) {
     // Room for the caches' capacity, not for today's length: decoding then allocates
     // once.
@@ -106,13 +111,21 @@ class Batch {
     std::fill(joined_, joined_ + heads, 0);
     float* sums = ThreadScratch<SumsTag, float>(static_cast<size_t>(floats));
     AddManyRows();
+    many_ = count_;
     AddFewRows(sums);
+    run_ = std::max<int64_t>(1, (count_ - many_) / (kRunsPerThread * threads));
   }
 
-  int64_t tasks() const { return count_; }
+  int64_t runs() const { return many_ + (count_ - many_ + run_ - 1) / run_; }
 
   void Run(int64_t index) const {
-    const Task& task = tasks_[index];
+    if (index < many_) return RunTask(tasks_[index]);
+    const int64_t first = many_ + (index - many_) * run_;
+    for (int64_t i = first; i < std::min(first + run_, count_); ++i) RunTask(tasks_[i]);
+  }
+
+ private:
+  void RunTask(const Task& task) const {
     const AttentionArgs& args = items_[static_cast<size_t>(task.item)];
     if (task.part < 0) {
       RunManyRows(args, task);
@@ -121,7 +134,6 @@ class Batch {
     }
   }
 
- private:
   int64_t Slice(const AttentionArgs& args) const {
     return kernel_.token_slice(args.heads / args.k.heads);
   }
@@ -197,6 +209,8 @@ class Batch {
   const AttentionKernel& kernel_;
   Task* tasks_ = nullptr;
   int64_t count_ = 0;
+  int64_t many_ = 0;  // tasks with many rows; they come first
+  int64_t run_ = 1;    // pieces that a thread takes at a time
   Split* splits_ = nullptr;
   int32_t* joined_ = nullptr;
 };
@@ -206,9 +220,9 @@ class Batch {
 void Attention(std::span<const AttentionArgs> batch, ThreadPool& pool,
                const AttentionKernel* kernel) noexcept {
   if (kernel == nullptr) kernel = BestKernel<AttentionKernel>().kernel;
-  const Batch work(batch, *kernel);
-  pool.ParallelFor(static_cast<size_t>(work.tasks()), 1,
-                   [&](size_t task, size_t) { work.Run(static_cast<int64_t>(task)); });
+  const Batch work(batch, *kernel, pool.threads());
+  pool.ParallelFor(static_cast<size_t>(work.runs()), 1,
+                   [&](size_t run, size_t) { work.Run(static_cast<int64_t>(run)); });
 }
 
 }  // namespace flatquant

@@ -149,17 +149,23 @@ class IntegerAttention {
   void Stage(int64_t key, int64_t count) {
     const int64_t padded = (count + 63) / 64 * 64;
     AskForScales(key + kCodeKeys);
-    for (int64_t j = 0; j < padded; j += 64) {
-      const int64_t rest = std::clamp<int64_t>(count - j, 0, 64);
-      const __mmask64 mask = rest == 64 ? ~__mmask64{0} : (__mmask64{1} << rest) - 1;
-      _mm512_storeu_si512(v_zero_ + j, _mm512_maskz_loadu_epi8(mask, v_.zero + key + j));
-      for (int64_t i = j; i < j + 64; i += 16) {
-        const auto lanes = static_cast<__mmask16>(mask >> (i - j));
-        const __m128i zero = _mm_maskz_loadu_epi8(lanes, k_.zero + key + i);
-        _mm512_storeu_ps(k_zero_ + i, _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(zero)));
-        _mm512_storeu_ps(k_scale_ + i, _mm512_maskz_loadu_ps(lanes, k_.scale + key + i));
-        _mm512_storeu_ps(v_scale_ + i, _mm512_maskz_loadu_ps(lanes, v_.scale + key + i));
-      }
+    // Copies, because bytes that are written might be these for all the compiler knows.
+    const float* const k_scale = k_.scale + key;
+    const float* const v_scale = v_.scale + key;
+    const uint8_t* const k_zero = k_.zero + key;
+    const uint8_t* const v_zero = v_.zero + key;
+    float* const k_zeros = k_zero_;
+    float* const k_scales = k_scale_;
+    float* const v_scales = v_scale_;
+    uint8_t* const v_zeros = v_zero_;
+    for (int64_t i = 0; i < padded; i += 16) {
+      const __mmask16 lanes = FirstLanes(std::clamp<int64_t>(count - i, 0, 16));
+      const __m128i zero = _mm_maskz_loadu_epi8(lanes, k_zero + i);
+      _mm512_storeu_ps(k_zeros + i, _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(zero)));
+      _mm512_storeu_ps(k_scales + i, _mm512_maskz_loadu_ps(lanes, k_scale + i));
+      _mm512_storeu_ps(v_scales + i, _mm512_maskz_loadu_ps(lanes, v_scale + i));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(v_zeros + i),
+                       _mm_maskz_loadu_epi8(lanes, v_zero + i));
     }
     codes_.Stage(key, count, v_zero_, block_.rows(), block_.rows() / 2 * kWeighLines, ahead_);
   }
