@@ -184,10 +184,16 @@ class PackedNibbles {
       zeros = AddProducts<true>(zeros, w, _mm512_loadu_si512(v_zero_ + j));
       ones = AddProducts<true>(ones, w, _mm512_set1_epi8(1));
     }
-    const int32_t zero = _mm512_reduce_add_epi32(zeros);
-    const int32_t sum = _mm512_reduce_add_epi32(ones);
-    *low = _mm512_set1_epi32(-zero);
-    *high = _mm512_set1_epi32(128 * sum - 16 * zero);
+    // Z and W side by side, then all over the register.
+    __m512i sums =
+        _mm512_add_epi32(_mm512_unpacklo_epi32(zeros, ones), _mm512_unpackhi_epi32(zeros, ones));
+    sums = _mm512_add_epi32(sums, _mm512_shuffle_epi32(sums, _MM_PERM_BADC));
+    sums = _mm512_add_epi32(sums, _mm512_shuffle_i32x4(sums, sums, _MM_PERM_CDAB));
+    sums = _mm512_add_epi32(sums, _mm512_shuffle_i32x4(sums, sums, _MM_PERM_BADC));
+    const __m512i zero = _mm512_shuffle_epi32(sums, _MM_PERM_CCAA);
+    const __m512i sum = _mm512_shuffle_epi32(sums, _MM_PERM_DDBB);
+    *low = _mm512_sub_epi32(_mm512_setzero_si512(), zero);
+    *high = _mm512_sub_epi32(_mm512_slli_epi32(sum, 7), _mm512_slli_epi32(zero, 4));
   }
 
   // Sums of kSome rows over 4 groups keys for registers [kFirst, kFirst + kHeld) of those
