@@ -7,6 +7,7 @@
 #include "flatquant/kernels/cuda/wgmma.cuh"
 #include "flatquant/kernels/kron_quantize/cuda_input.cuh"
 #include "flatquant/kernels/kron_quantize/cuda_kernels.h"
+#include "flatquant/kernels/kron_quantize/cuda_tile.cuh"
 
 // Both products of a token by wgmma, the first one's result never leaving registers:
 //
@@ -28,92 +29,6 @@ template <int kLeft>
 constexpr int kSomeLoads = kLeft <= 32   ? 2
                            : kLeft <= 64 ? 4
                                          : 3;
-
-// kLeft: L rounded up to what wgmma widths are built for; kRight: R.
-template <int kLeft, int kRight>
-struct KronTile {
-  static constexpr int kThreads = 2 * kRight;  // a warpgroup per 64 elements of R
-  // Registers for 128 threads per 64 of R: small tiles leave room for more CTAs.
-  static constexpr int kMinBlocks = kRight == 64 ? 5 : kLeft == 32 ? 4 : 2;
-  // Operands are panels of 64 elements along K: 128 bytes per row, swizzled.
-  static constexpr int kRightPanel = kRight * 128;
-  static constexpr int kLeftPanel = kLeft * 128;
-  static constexpr int kRightBytes = kRight / 64 * kRightPanel;
-  static constexpr int kLeftBytes = (kLeft + 63) / 64 * kLeftPanel;
-  static constexpr int kXBytes = kRight / 64 * kLeftPanel;
-  static constexpr int kRowsPerLoad = 16;  // of X, when each thread has 16 bytes
-  static constexpr int kLoads = kLeft / kRowsPerLoad;
-  static constexpr int kRowsPerStore = 32;  // when each thread has 16 codes
-  static constexpr int kSharedBytes = 1024 + kRightBytes + kLeftBytes + kXBytes;
-};
-
-__device__ __forceinline__ uint32_t PanelAddress(uint32_t base, int panel_bytes, int row,
-                                                 int chunk) {
-  return base + chunk / 8 * panel_bytes + row * 128 + ((chunk % 8 ^ row % 8) << 4);
-}
-
-__device__ __forceinline__ void StoreShared(uint32_t address, uint4 x) {
-  asm volatile("st.shared.v4.u32 [%0], {%1,%2,%3,%4};" ::"r"(address), "r"(x.x), "r"(x.y), "r"(x.z),
-               "r"(x.w)
-               : "memory");
-}
-
-__device__ __forceinline__ uint4 LoadShared(uint32_t address) {
-  uint4 x;
-  asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];"
-               : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
-               : "r"(address)
-               : "memory");
-  return x;
-}
-
-// Starts copying a packed square matrix (rows of `stride` elements, zero-padded) into
-// panels of kRows rows and kCols columns.
-template <int kRows, int kCols>
-__device__ void LoadMatrixPanels(const uint16_t* from, int stride, uint32_t to) {
-  for (int i = threadIdx.x; i < kRows * kCols / 8; i += blockDim.x) {
-    const int row = i / (kCols / 8);
-    const int chunk = i % (kCols / 8);
-    const bool inside = row < stride && chunk * 8 < stride;
-    CopyAsync16(PanelAddress(to, kRows * 128, row, chunk),
-                inside ? from + row * stride + chunk * 8 : from, inside ? 16 : 0);
-  }
-}
-
-// The accumulators, [64 of R][kLeft], to shared memory as X was there: [l][r] of 16
-// bits. pair(a, b) makes a word of two values.
-template <int kLeft, typename Pair>
-__device__ __forceinline__ void StageTransposed(const float (&acc)[kLeft / 2], uint32_t panel,
-                                                const Pair& pair) {
-  const int warp = threadIdx.x / 32 % 4;
-  const int lane = threadIdx.x % 32;
-  const int row = lane / 16 * 8 + lane % 8;
-  const uint32_t address = panel + row * 128 + (((warp * 2 + lane / 8 % 2) ^ lane % 8) << 4);
-#pragma unroll
-  for (int j = 0; j < kLeft / 8; j += 2) {
-    const float* d = acc + 4 * j;
-    StoreMatrixTransposed(address + j * 1024, pair(d[0], d[1]), pair(d[2], d[3]), pair(d[4], d[5]),
-                          pair(d[6], d[7]));
-  }
-}
-
-// The largest and smallest accumulators, beside 0. Floats of one sign order like
-// integers, and integers have a maximum of three: as signed numbers negative floats are
-// below 0, as unsigned ones positive floats are below -0.
-template <int kCount>
-__device__ __forceinline__ void TakeExtremes(const float (&acc)[kCount], Extremes& extremes) {
-  constexpr int kChains = 4;  // apart, so that one does not wait for the other
-  int max[kChains] = {};
-  unsigned min[kChains] = {0x80000000u, 0x80000000u, 0x80000000u, 0x80000000u};
-#pragma unroll
-  for (int i = 0; i < kCount; i += 2) {
-    const int chain = i / 2 % kChains;
-    max[chain] = __vimax3_s32(max[chain], __float_as_int(acc[i]), __float_as_int(acc[i + 1]));
-    min[chain] = __vimax3_u32(min[chain], __float_as_uint(acc[i]), __float_as_uint(acc[i + 1]));
-  }
-  extremes.max = __int_as_float(__vimax3_s32(max[0], max[1], ::max(max[2], max[3])));
-  extremes.min = __uint_as_float(__vimax3_u32(min[0], min[1], ::max(min[2], min[3])));
-}
 
 // Brings a later token into L2 while this one is computed: CTAs run in step, and
 // without it memory would rest while they compute.
