@@ -210,7 +210,7 @@ class Batch {
   Task* tasks_ = nullptr;
   int64_t count_ = 0;
   int64_t many_ = 0;  // tasks with many rows; they come first
-  int64_t run_ = 1;    // pieces that a thread takes at a time
+  int64_t run_ = 1;   // pieces that a thread takes at a time
   Split* splits_ = nullptr;
   int32_t* joined_ = nullptr;
 };

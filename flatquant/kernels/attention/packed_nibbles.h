@@ -23,8 +23,8 @@
 // signed bytes, so the low nibble, 0 .. 15, is one as it is, and of the high one it is
 // 16 (code - 8). With weights w
 //
-//   sum w (low - zero)       = sum w low - Z                     Z = sum w zero
-//   16 sum w (high - zero)   = sum w 16 (high - 8) + 128 W - 16 Z    W = sum w
+//   sum w (low - zero)     = sum w low - Z                           Z = sum w zero
+//   16 sum w (high - zero) = sum w 16 (high - 8) + 128 W - 16 Z      W = sum w
 namespace flatquant {
 namespace {  // a copy per file, because files differ in instruction set
 
@@ -32,8 +32,8 @@ struct NibbleTailTag {};
 
 class PackedNibbles {
  public:
-  // Sums of 8 rows by two registers of keys' nibbles, or of elements', with what they are
-  // made from take 28 of 32 registers.
+  // 16 sums, of 8 rows by a register's low and high nibbles, with what they are made from
+  // take 28 of 32 registers.
   static constexpr int kRows = 8;
   static constexpr int kDigits = 1;
 
@@ -170,7 +170,7 @@ class PackedNibbles {
         int32_t* sums = products + 2 * column + part * kHeld * 32;
         Held<kSome, kBytes, part * kHeld, kHeld>(weights, groups, column, low, high, sums,
                                                  ahead.next(), ahead.step());
-        ahead.Skip(groups * 2);
+        ahead.Skip(groups * kHeld);
       });
     }
   }
@@ -196,8 +196,8 @@ class PackedNibbles {
     *high = _mm512_sub_epi32(_mm512_slli_epi32(sum, 7), _mm512_slli_epi32(zero, 4));
   }
 
-  // Sums of kSome rows over 4 groups keys for registers [kFirst, kFirst + kHeld) of those
-  // that 64 bytes of each key, from `column` on, become when they are interleaved.
+  // Sums of kSome rows over `groups` times four keys for registers [kFirst, kFirst + kHeld) of
+  // those that 64 bytes of each key, from `column` on, become when they are interleaved.
   template <int kSome, int kBytes, int kFirst, int kHeld>
   void Held(const uint8_t* weights, int64_t groups, int64_t column,
             const __m512i (&low_begin)[kSome], const __m512i (&high_begin)[kSome],
@@ -215,9 +215,10 @@ class PackedNibbles {
     });
     for (int64_t g = 0; g < groups; ++g) {
       const uint8_t* row = ValueRows(4 * g) + column;
-      _mm_prefetch(reinterpret_cast<const char*>(asked), _MM_HINT_T1);
-      _mm_prefetch(reinterpret_cast<const char*>(asked + step), _MM_HINT_T1);
-      asked += 2 * step;
+      Unroll<kHeld>([&](auto) {  // a line's share of these registers
+        _mm_prefetch(reinterpret_cast<const char*>(asked), _MM_HINT_T1);
+        asked += step;
+      });
       __m512i out[kBytes == 32 ? 2 : 4];
       if constexpr (kBytes == 32) {
         InterleaveShortKeys(_mm512_loadu_si512(row), _mm512_loadu_si512(row + 64), out);
