@@ -112,8 +112,8 @@ inline bool CountsInNibbles(const Scheme& scheme) {
 inline bool AllTextsTakeSteps(const Scheme& scheme) {
   const bool is_fixed = BestKernel<AttentionKernel>().kernel->byte_rounding > 0;
   const bool has_terms = BestKernel<KronQuantizeKernel>().kernel->reads_tiles;
-  return CountsInNibbles(scheme) || (is_fixed && scheme.act_bits == 8 && scheme.k_bits <= 8) ||
-         (has_terms && scheme.act_bits == 8);
+  return CountsInNibbles(scheme) ||
+         (scheme.act_bits == 8 && (has_terms || (is_fixed && scheme.k_bits <= 8)));
 }
 
 inline double StepAgreement(const Scheme& scheme) {

@@ -18,7 +18,7 @@ struct SumsTag {};   // of all pieces of a batch
 struct BlockTag {};  // of one block with many rows
 
 // A thread takes neighbouring pieces of a cache in a row, for a kernel asks memory for what
-// lies ahead, beyond its piece, too: 5 to 15% with two threads. It takes so few that threads
+// lies ahead, beyond its piece, too: up to 14% with two threads. It takes so few that threads
 // end at most an eighth of their work apart.
 constexpr int64_t kRunsPerThread = 8;
 

@@ -63,21 +63,6 @@ __device__ uint32_t PanelOffset(int panel_bytes, int row, int chunk) {
   return chunk / 8 * panel_bytes + row * 128 + ((chunk % 8 ^ row % 8) << 4);
 }
 
-__device__ void StoreShared(uint32_t to, uint4 x) {
-  asm volatile("st.shared.v4.b32 [%0], {%1,%2,%3,%4};" ::"r"(to), "r"(x.x), "r"(x.y), "r"(x.z),
-               "r"(x.w)
-               : "memory");
-}
-
-__device__ uint4 LoadShared(uint32_t from) {
-  uint4 x;
-  asm volatile("ld.shared.v4.b32 {%0,%1,%2,%3}, [%4];"
-               : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
-               : "r"(from)
-               : "memory");
-  return x;
-}
-
 __device__ float2 LoadSharedFloat2(uint32_t from) {
   float2 x;
   asm volatile("ld.shared.v2.f32 {%0,%1}, [%2];" : "=f"(x.x), "=f"(x.y) : "r"(from) : "memory");

@@ -7,6 +7,15 @@
 #include "flatquant/kernels/cuda/device.cuh"
 
 namespace flatquant {
+namespace {
+
+// What a CTA needs, or `bytes` if that is more and it may have them.
+size_t AtLeast(const CudaDevice& device, int64_t bytes, size_t needed) {
+  const int64_t allowed = std::min<int64_t>(RoundUpTo(bytes, 16), device.cta_shared_bytes);
+  return std::max(needed, static_cast<size_t>(allowed));
+}
+
+}  // namespace
 
 void CheckCuda(cudaError_t status, const char* call) {
   if (status == cudaSuccess) return;
@@ -47,15 +56,13 @@ size_t EvenSharedMemory(int64_t ctas, size_t needed) {
   const CudaDevice device = CurrentCudaDevice();
   const int64_t even = CeilDiv(ctas, device.sm_count);
   // Together with what each CTA costs beside its own, too much for one more.
-  const int64_t bytes = RoundUpTo(device.sm_shared_bytes / (even + 1), 16);
-  return std::max(needed, static_cast<size_t>(std::min<int64_t>(bytes, device.cta_shared_bytes)));
+  return AtLeast(device, device.sm_shared_bytes / (even + 1), needed);
 }
 
 size_t AloneSharedMemory(int64_t ctas, size_t needed) {
   if (ctas > kSparePlaces) return needed;
   const CudaDevice device = CurrentCudaDevice();
-  const int64_t bytes = RoundUpTo(int64_t{device.sm_shared_bytes} * 2 / 3, 16);
-  return std::max(needed, static_cast<size_t>(std::min<int64_t>(bytes, device.cta_shared_bytes)));
+  return AtLeast(device, int64_t{device.sm_shared_bytes} * 2 / 3, needed);
 }
 
 }  // namespace flatquant

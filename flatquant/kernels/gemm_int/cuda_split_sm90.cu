@@ -226,24 +226,28 @@ SplitPlan MakePlan(const CudaGemmIntArgs& args) {
   return {split, tiles * split, waves * C::kBlocks * CeilDiv(chunks, split)};
 }
 
-template <typename C>
-void Launch(const CudaGemmIntArgs& args, CudaStream stream) {
+template <typename T, typename C>
+void Launch(const CudaGemmIntArgs& args, const SplitPlan& plan, CudaStream stream) {
   const CUtensorMap act =
       MakeTensorMap({args.act, CU_TENSOR_MAP_DATA_TYPE_UINT8, args.tokens, args.weights.cols,
                      args.act_stride, C::kTokens, kSplitDepth});
-  ForElement(args.dtype, [&](auto element) {
-    const auto kernel = SplitKernel<decltype(element), C>;
-    const int split = MakePlan<decltype(element), C>(args).split;
-    const SplitParams params = {
-        args, static_cast<int>(CeilDiv(args.weights.cols, kSplitDepth)),
-        static_cast<int>(CudaGemmIntPaddedCols(args.weights.cols) / kSplitDepth),
-        static_cast<int>(CudaGemmIntPaddedRows(args.weights.rows) / 128), split};
-    const dim3 grid(static_cast<unsigned>(CeilDiv(args.weights.rows, C::kRows) * split),
-                    static_cast<unsigned>(CeilDiv(args.tokens, C::kTokens)));
-    LaunchDependentClusters(kernel, grid, static_cast<unsigned>(split), kSplitThreads,
-                            C::kSharedBytes, stream, act, params);
-  });
+  const SplitParams params = {
+      args, static_cast<int>(CeilDiv(args.weights.cols, kSplitDepth)),
+      static_cast<int>(CudaGemmIntPaddedCols(args.weights.cols) / kSplitDepth),
+      static_cast<int>(CudaGemmIntPaddedRows(args.weights.rows) / 128), plan.split};
+  const dim3 grid(static_cast<unsigned>(CeilDiv(args.weights.rows, C::kRows) * plan.split),
+                  static_cast<unsigned>(CeilDiv(args.tokens, C::kTokens)));
+  LaunchDependentClusters(SplitKernel<T, C>, grid, static_cast<unsigned>(plan.split), kSplitThreads,
+                          C::kSharedBytes, stream, act, params);
   CheckCudaLaunch("GemmIntSplit");
+}
+
+template <typename C>
+void Launch(const CudaGemmIntArgs& args, CudaStream stream) {
+  ForElement(args.dtype, [&](auto element) {
+    using T = decltype(element);
+    Launch<T, C>(args, MakePlan<T, C>(args), stream);
+  });
 }
 
 // Of two configurations the one whose CTAs multiply less one after the other, if it leaves room
@@ -252,14 +256,17 @@ void Launch(const CudaGemmIntArgs& args, CudaStream stream) {
 // projection of LLaMA-2-7B's shape: 2 us gained, a SwiGLU's site 9 us later).
 template <typename Two, typename Three>
 void LaunchFlatter(const CudaGemmIntArgs& args, CudaStream stream) {
-  bool three = false;
   ForElement(args.dtype, [&](auto element) {
     using T = decltype(element);
-    const SplitPlan plan = MakePlan<T, Three>(args);
-    const int64_t room = CurrentCudaDevice().sm_count - plan.ctas;
-    three = plan.blocks < MakePlan<T, Two>(args).blocks && 2 * room >= args.tokens;
+    const SplitPlan two = MakePlan<T, Two>(args);
+    const SplitPlan three = MakePlan<T, Three>(args);
+    const int64_t room = CurrentCudaDevice().sm_count - three.ctas;
+    if (three.blocks < two.blocks && 2 * room >= args.tokens) {
+      Launch<T, Three>(args, three, stream);
+    } else {
+      Launch<T, Two>(args, two, stream);
+    }
   });
-  (three ? Launch<Three> : Launch<Two>)(args, stream);
 }
 
 }  // namespace

@@ -31,21 +31,6 @@ __device__ __forceinline__ uint32_t PanelAddress(uint32_t base, int panel_bytes,
   return base + chunk / 8 * panel_bytes + row * 128 + ((chunk % 8 ^ row % 8) << 4);
 }
 
-__device__ __forceinline__ void StoreShared(uint32_t address, uint4 x) {
-  asm volatile("st.shared.v4.u32 [%0], {%1,%2,%3,%4};" ::"r"(address), "r"(x.x), "r"(x.y), "r"(x.z),
-               "r"(x.w)
-               : "memory");
-}
-
-__device__ __forceinline__ uint4 LoadShared(uint32_t address) {
-  uint4 x;
-  asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];"
-               : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
-               : "r"(address)
-               : "memory");
-  return x;
-}
-
 // Starts copying a packed square matrix (rows of `stride` elements, zero-padded) into
 // panels of kRows rows and kCols columns.
 template <int kRows, int kCols>

@@ -26,9 +26,7 @@ namespace {
 // their way together. With many tokens CTAs hide each other's loads, and more would take registers
 // that the products need.
 template <int kLeft>
-constexpr int kSomeLoads = kLeft <= 32   ? 2
-                           : kLeft <= 64 ? 4
-                                         : 3;
+constexpr int kSomeLoads = kLeft <= 64 ? 4 : 3;
 
 // Brings a later token into L2 while this one is computed: CTAs run in step, and
 // without it memory would rest while they compute.
@@ -70,6 +68,12 @@ __global__ void __launch_bounds__(KronTile<kLeft, kRight>::kThreads,
   const int out_chunk = threadIdx.x % (kRight / 16) * 2;
   const uint32_t out_address = PanelAddress(x, Tile::kLeftPanel, out_row, out_chunk);
 
+  const auto inside = [&](int i) {
+    return i < Tile::kLoads && in_row + i * Tile::kRowsPerLoad < rows;
+  };
+  const auto from = [&](int i) { return threadIdx.x * 8 + i * Tile::kThreads * 8; };
+  const auto to = [&](int i) { return in_address + i * Tile::kRowsPerLoad * 128; };
+
   // With a token for each CTA, as in decoding, a first pass takes for a token what lies there, and
   // its results go nowhere: the kernels before have pushed these instructions out of the caches,
   // and until its turn comes the CTA has the time to bring them back. It waits for no copies.
@@ -87,11 +91,6 @@ __global__ void __launch_bounds__(KronTile<kLeft, kRight>::kThreads,
       WaitForPredecessor();
     }
     Extremes mine;
-    const auto inside = [&](int i) {
-      return i < Tile::kLoads && in_row + i * Tile::kRowsPerLoad < rows;
-    };
-    const auto from = [&](int i) { return threadIdx.x * 8 + i * Tile::kThreads * 8; };
-    const auto to = [&](int i) { return in_address + i * Tile::kRowsPerLoad * 128; };
     if (args.input == CudaSiteInput::kPlain) {
       const T* input = static_cast<const T*>(args.x) + token * args.x_stride;
 #pragma unroll
@@ -195,13 +194,12 @@ void Launch(const CudaKronQuantizeArgs& args, CudaStream stream) {
   using Tile = KronTile<kLeft, kRight>;
   ForElement(args.dtype, [&](auto element) {
     const auto kernel = KronKernel<decltype(element), kLeft, kRight, kLoadsAtOnce>;
-    AllowSharedMemory(kernel, Tile::kSharedBytes);
+    const size_t bytes = AloneSharedMemory(args.tokens, Tile::kSharedBytes);
+    AllowSharedMemory(kernel, bytes);
     int per_sm = 0;
     FLATQUANT_CUDA(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_sm, kernel, Tile::kThreads,
                                                                  Tile::kSharedBytes));
     const int64_t blocks = std::min<int64_t>(args.tokens, per_sm * CurrentCudaDevice().sm_count);
-    const size_t bytes = AloneSharedMemory(args.tokens, Tile::kSharedBytes);
-    AllowSharedMemory(kernel, bytes);
     LaunchDependent(kernel, static_cast<unsigned>(blocks), Tile::kThreads, bytes, stream, args);
   });
   CheckCudaLaunch("KronQuantizeWgmma");
