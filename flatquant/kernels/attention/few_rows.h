@@ -43,7 +43,7 @@ inline void Exponentials(const AttentionBlock& block, int64_t row, float* scores
   const Lanes tops = SetLanes(*top);
   Lanes sum = SetLanes(0);
   for (int64_t j = 0; j < (keys + 63) / 64 * 64; j += kLanes) {
-    const Lanes weight = ExpLanes(LoadLanes(scores + j) - tops);
+    const Lanes weight = SoftmaxExpLanes(LoadLanes(scores + j) - tops);
     sum = sum + weight;
     StoreLanes(scores + j, weight);
   }

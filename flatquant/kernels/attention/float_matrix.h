@@ -55,10 +55,10 @@ inline void OnlineSoftmax(int64_t keys, int64_t rows, float* scores, float* top,
     for (int64_t j = 0; j < keys; ++j) {
       new_top = MaxLanes(LoadLanes(scores + j * rows + r), new_top);
     }
-    const Lanes factor = ExpLanes(old_top - new_top);
+    const Lanes factor = SoftmaxExpLanes(old_top - new_top);
     Lanes sum = LoadLanes(total + r) * factor;
     for (int64_t j = 0; j < keys; ++j) {
-      const Lanes weight = ExpLanes(LoadLanes(scores + j * rows + r) - new_top);
+      const Lanes weight = SoftmaxExpLanes(LoadLanes(scores + j * rows + r) - new_top);
       sum = sum + weight;
       StoreLanes(scores + j * rows + r, weight);
     }

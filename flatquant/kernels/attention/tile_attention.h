@@ -195,7 +195,7 @@ class TileAttention {
     const Lanes tops = SetLanes(top);
     Lanes sum = SetLanes(0);
     for (int64_t j = 0; j < padded; j += kLanes) {
-      const Lanes weight = ExpLanes(LoadLanes(scores + j) - tops);
+      const Lanes weight = SoftmaxExpLanes(LoadLanes(scores + j) - tops);
       sum = sum + weight;
       StoreLanes(scores + j, weight * LoadLanes(v_scale_ + j));
     }

@@ -74,7 +74,7 @@ TEST(VectorExpTest, IsAccurateEverywhere) {
   EXPECT_LT(worst, 0x1p-22);
   for (double x = -87.0; x < 88.0; x += 1.0 / 512) {
     float lanes[kLanes];
-    StoreLanes(lanes, ExpLanes(SetLanes(static_cast<float>(x))));
+    StoreLanes(lanes, ExpLanesWithin(SetLanes(static_cast<float>(x))));
     const double expected = std::exp(static_cast<double>(static_cast<float>(x)));
     worst = std::max(worst, std::abs(lanes[kLanes - 1] - expected) / expected);
   }
@@ -83,6 +83,20 @@ TEST(VectorExpTest, IsAccurateEverywhere) {
   EXPECT_EQ(VectorExp(-87.5f), 0.0f);
   EXPECT_EQ(VectorExp(-INFINITY), 0.0f);
   EXPECT_EQ(VectorExp(100.0f), INFINITY);
+}
+
+TEST(VectorExpTest, SoftmaxLeavesNoSubnormals) {
+  const auto exp_of = [](double x) {
+    float lanes[kLanes];
+    StoreLanes(lanes, SoftmaxExpLanes(SetLanes(static_cast<float>(x))));
+    return lanes[kLanes - 1];
+  };
+  for (double x = -60.0; x <= 0.0; x += 1.0 / 512) {
+    const double expected = std::exp(x);
+    ASSERT_LT(std::abs(exp_of(x) - expected) / expected, 0x1p-22) << x;
+  }
+  EXPECT_EQ(exp_of(0.0), 1.0f);
+  for (const double x : {-60.1, -87.0, -100.0, -1e30, -INFINITY + 0.0}) EXPECT_EQ(exp_of(x), 0.0f);
 }
 
 }  // namespace
