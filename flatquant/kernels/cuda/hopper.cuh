@@ -103,6 +103,23 @@ __device__ inline void TensorStore(const CUtensorMap* map, uint32_t shared, int 
   asm volatile("cp.async.bulk.commit_group;" ::: "memory");
 }
 
+// The box at the origin of the inner dimensions and at `i` of the outermost.
+__device__ inline void TensorLoad4(uint32_t shared, const CUtensorMap* map, int i,
+                                   uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
+      "[%0], [%1, {%2, %2, %2, %3}], [%4];" ::"r"(shared),
+      "l"(map), "r"(0), "r"(i), "r"(barrier)
+      : "memory");
+}
+__device__ inline void TensorStore3(const CUtensorMap* map, uint32_t shared, int i) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.global.shared::cta.bulk_group [%0, {%2, %2, %3}], [%1];" ::"l"(map),
+      "r"(shared), "r"(0), "r"(i)
+      : "memory");
+  asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
+
 // Until this thread's stores have read their shared memory.
 __device__ inline void TensorStoreWaitRead() {
   asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");

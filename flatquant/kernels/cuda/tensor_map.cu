@@ -28,22 +28,53 @@ PFN_cuTensorMapEncodeTiled_v12000 Encoder() {
   return encoder;
 }
 
+int ElementBytes(CUtensorMapDataType type) {
+  switch (type) {
+    case CU_TENSOR_MAP_DATA_TYPE_UINT8:
+      return 1;
+    case CU_TENSOR_MAP_DATA_TYPE_UINT16:
+    case CU_TENSOR_MAP_DATA_TYPE_FLOAT16:
+    case CU_TENSOR_MAP_DATA_TYPE_BFLOAT16:
+      return 2;
+    default:
+      return 4;
+  }
+}
+
 }  // namespace
 
-CUtensorMap MakeTensorMap(const TensorMapMatrix& matrix) {
-  const cuuint64_t size[2] = {static_cast<cuuint64_t>(matrix.cols),
-                              static_cast<cuuint64_t>(matrix.rows)};
-  const cuuint64_t stride[1] = {static_cast<cuuint64_t>(matrix.row_bytes)};
-  const cuuint32_t box[2] = {static_cast<cuuint32_t>(matrix.box_cols),
-                             static_cast<cuuint32_t>(matrix.box_rows)};
-  const cuuint32_t element_stride[2] = {1, 1};
+CUtensorMap MakeTensorMapOf(const TensorMapTensor& tensor) {
+  cuuint64_t size[4], stride[4];
+  cuuint32_t box[4];
+  const cuuint32_t element_stride[4] = {1, 1, 1, 1};
+  for (int i = 0; i < tensor.rank; ++i) {
+    size[i] = static_cast<cuuint64_t>(tensor.size[i]);
+    stride[i] = static_cast<cuuint64_t>(tensor.stride_bytes[i]);
+    box[i] = static_cast<cuuint32_t>(tensor.box[i]);
+  }
+  const int row_bytes = tensor.box[0] * ElementBytes(tensor.type);
+  FLATQUANT_CHECK(row_bytes == 128 || row_bytes == 64);
   CUtensorMap map;
-  const CUresult status =
-      Encoder()(&map, matrix.type, 2, const_cast<void*>(matrix.data), size, stride, box,
-                element_stride, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const CUresult status = Encoder()(
+      &map, tensor.type, static_cast<cuuint32_t>(tensor.rank), const_cast<void*>(tensor.data), size,
+      stride + 1, box, element_stride, CU_TENSOR_MAP_INTERLEAVE_NONE,
+      row_bytes == 128 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B,
+      CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   FLATQUANT_CHECK(status == CUDA_SUCCESS);  // sizes and alignment are the caller's to keep
   return map;
+}
+
+CUtensorMap MakeTensorMap(const TensorMapMatrix& matrix) {
+  TensorMapTensor tensor;
+  tensor.data = matrix.data;
+  tensor.type = matrix.type;
+  tensor.rank = 2;
+  tensor.size[0] = matrix.cols;
+  tensor.size[1] = matrix.rows;
+  tensor.stride_bytes[1] = matrix.row_bytes;
+  tensor.box[0] = matrix.box_cols;
+  tensor.box[1] = matrix.box_rows;
+  return MakeTensorMapOf(tensor);
 }
 
 }  // namespace flatquant::cuda

@@ -21,11 +21,14 @@ void Run(cuda_bench::Report& report) {
       {"swiglu", CudaSiteInput::kSwiglu, 2048, 86, 128},
       {"plain", CudaSiteInput::kPlain, 2048, 112, 128},
       {"swiglu", CudaSiteInput::kSwiglu, 2048, 112, 128},
+      {"swiglu", CudaSiteInput::kSwiglu, 2048, 128, 148},
       {"norm", CudaSiteInput::kRmsNorm, 1, 64, 64},
       {"swiglu", CudaSiteInput::kSwiglu, 1, 86, 128},
       {"norm", CudaSiteInput::kRmsNorm, 64, 64, 64},
       {"swiglu", CudaSiteInput::kSwiglu, 64, 86, 128},
       {"swiglu", CudaSiteInput::kSwiglu, 64, 112, 128},
+      {"swiglu", CudaSiteInput::kSwiglu, 1, 128, 148},
+      {"swiglu", CudaSiteInput::kSwiglu, 64, 128, 148},
   };
   for (const Shape& shape : shapes) {
     const int64_t width = shape.left * shape.right;

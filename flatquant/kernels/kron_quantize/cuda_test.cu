@@ -246,13 +246,37 @@ TEST(CudaKronQuantizeTest, RowsWithoutATransform) {
   });
 }
 
+TEST(CudaKronQuantizeTest, StreamMatchesTheFormula) {
+  FLATQUANT_NEEDS_HOPPER();
+  cuda_testing::ForEachCase(40, [](Rng& rng) {
+    const int64_t right = rng.Below(2) == 0 ? 64 : 128;
+    Case c = RandomCase(rng, RandomSize(rng, right), right);
+    c.bits = std::min(c.bits, 8);
+    c.input = CudaSiteInput::kPlain;
+    RunEither(rng, c, cuda::KronQuantizeStream);
+  });
+}
+
 // More tokens than CTAs: matrices stay, tokens turn over.
 TEST(CudaKronQuantizeTest, ManyTokens) {
   FLATQUANT_NEEDS_HOPPER();
   Rng rng(5);
-  Case c = RandomCase(rng, 16, 64);
-  c.tokens = 3000;
-  RunEither(rng, c, cuda::KronQuantizeWgmma);
+  struct Shape {
+    int64_t left, right, tokens;
+  };
+  for (const Shape& shape : {Shape{16, 64, 3000}, {24, 128, 1200}, {86, 128, 300}}) {
+    for (const CudaSiteInput input :
+         {CudaSiteInput::kPlain, CudaSiteInput::kRmsNorm, CudaSiteInput::kSwiglu}) {
+      for (const int bits : {4, 16}) {
+        if (bits == 16 && shape.right == 128) continue;
+        Case c = RandomCase(rng, shape.left, shape.right);
+        c.tokens = shape.tokens;
+        c.input = input;
+        c.bits = bits;
+        RunEither(rng, c, cuda::KronQuantizeWgmma);
+      }
+    }
+  }
 }
 
 TEST(CudaKronQuantizeTest, ATokenOfZerosHasScaleOne) {

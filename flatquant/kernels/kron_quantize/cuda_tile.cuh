@@ -1,11 +1,23 @@
 #pragma once
 
+#include <algorithm>
+#include <type_traits>
+
+#include "flatquant/kernels/cuda/device.cuh"
 #include "flatquant/kernels/cuda/hopper.cuh"
 #include "flatquant/kernels/cuda/tensor_core.cuh"
+#include "flatquant/kernels/cuda/wgmma.cuh"
 #include "flatquant/kernels/kron_quantize/cuda_input.cuh"
 
-// The tile of cuda_wgmma_sm90.cu: how a token and its matrices lie in shared memory, and how
-// accumulators leave registers.
+// Both products of a token by wgmma, the first one's result never leaving registers:
+//
+//   Z^T = right^T X^T   (right^T and X from shared memory)
+//   Y^T = Z^T left      (Z^T as the register operand, left from shared memory)
+//
+// A wgmma's result has the register layout of the next one's operand, as in flash
+// attention. A warpgroup makes 64 rows of Y^T. Here: how a token and its matrices lie in
+// shared memory, the products, and how accumulators leave registers. cuda_wgmma_sm90.cu takes
+// every input, cuda_stream_sm90.cu many tokens of a plain one.
 namespace flatquant::cuda {
 
 // kLeft: L rounded up to what wgmma widths are built for; kRight: R.
@@ -32,16 +44,57 @@ __device__ __forceinline__ uint32_t PanelAddress(uint32_t base, int panel_bytes,
 }
 
 // Starts copying a packed square matrix (rows of `stride` elements, zero-padded) into
-// panels of kRows rows and kCols columns.
-template <int kRows, int kCols>
-__device__ __forceinline__ void LoadMatrixPanels(const uint16_t* from, int stride, uint32_t to) {
+// panels of kRows rows and kCols columns; row i of them is the matrix's row source(i).
+template <int kRows, int kCols, typename Source>
+__device__ __forceinline__ void LoadMatrixPanels(const uint16_t* from, int stride, uint32_t to,
+                                                 const Source& source) {
   for (int i = threadIdx.x; i < kRows * kCols / 8; i += blockDim.x) {
     const int row = i / (kCols / 8);
     const int chunk = i % (kCols / 8);
     const bool inside = row < stride && chunk * 8 < stride;
     CopyAsync16(PanelAddress(to, kRows * 128, row, chunk),
-                inside ? from + row * stride + chunk * 8 : from, inside ? 16 : 0);
+                inside ? from + source(row) * stride + chunk * 8 : from, inside ? 16 : 0);
   }
+}
+template <int kRows, int kCols>
+__device__ __forceinline__ void LoadMatrixPanels(const uint16_t* from, int stride, uint32_t to) {
+  LoadMatrixPanels<kRows, kCols>(from, stride, to, [](int row) { return row; });
+}
+
+// Starts a warpgroup's 64 rows of Z^T.
+template <typename T, int kLeft, int kRight>
+__device__ __forceinline__ void StartRightProduct(float (&acc)[kLeft / 2], uint32_t right,
+                                                  uint32_t x) {
+  using Tile = KronTile<kLeft, kRight>;
+  const int group = threadIdx.x / 128;
+  WgmmaFence();
+#pragma unroll
+  for (int s = 0; s < kRight / 16; ++s) {
+    Wgmma16<T, kLeft>::Run(
+        acc, SwizzledOperand(right + s / 4 * Tile::kRightPanel + group * 64 * 128 + s % 4 * 32),
+        SwizzledOperand(x + s / 4 * Tile::kLeftPanel + s % 4 * 32), s > 0);
+  }
+  WgmmaCommit();
+}
+
+// Rounds Z^T, when it is there, and starts Y^T.
+template <typename T, int kLeft, int kRight>
+__device__ __forceinline__ void StartLeftProduct(float (&acc)[kLeft / 2], uint32_t left) {
+  using Tile = KronTile<kLeft, kRight>;
+#pragma unroll
+  for (int i = 0; i < kLeft / 2; ++i) WgmmaPin(acc[i]);
+  uint32_t z[kLeft / 4];
+#pragma unroll
+  for (int i = 0; i < kLeft / 4; ++i) z[i] = Element<T>::Pack(acc[2 * i], acc[2 * i + 1]);
+#pragma unroll
+  for (int i = 0; i < kLeft / 4; ++i) WgmmaPin(z[i]);
+  WgmmaFence();
+#pragma unroll
+  for (int s = 0; s < kLeft / 16; ++s) {
+    Wgmma16<T, kLeft>::Run(acc, z[4 * s], z[4 * s + 1], z[4 * s + 2], z[4 * s + 3],
+                           SwizzledOperand(left + s / 4 * Tile::kLeftPanel + s % 4 * 32), s > 0);
+  }
+  WgmmaCommit();
 }
 
 // The accumulators, [64 of R][kLeft], to shared memory as X was there: [l][r] of 16
@@ -77,6 +130,38 @@ __device__ __forceinline__ void TakeExtremes(const float (&acc)[kCount], Extreme
   }
   extremes.max = __int_as_float(__vimax3_s32(max[0], max[1], ::max(max[2], max[3])));
   extremes.min = __uint_as_float(__vimax3_u32(min[0], min[1], ::max(min[2], min[3])));
+}
+
+// The smallest tile that takes a transform (KronQuantizeWgmmaSupports): calls launch with kLeft and
+// kRight as types.
+template <typename Launch>
+void ForKronTile(const CudaKronTransform& transform, const Launch& launch) {
+  const auto with = [&]<int kLeft, int kRight>() {
+    launch(std::integral_constant<int, kLeft>{}, std::integral_constant<int, kRight>{});
+  };
+  const int64_t left = transform.left_size;
+  if (transform.right_size == 64) {
+    with.template operator()<64, 64>();
+  } else if (left <= 32) {
+    with.template operator()<32, 128>();
+  } else if (left <= 64) {
+    with.template operator()<64, 128>();
+  } else if (left <= 96) {
+    with.template operator()<96, 128>();
+  } else if (left <= 112) {
+    with.template operator()<112, 128>();
+  } else {
+    with.template operator()<128, 128>();
+  }
+}
+
+// As many CTAs as run at once, one for each token at most.
+template <typename Kernel>
+int64_t CtasOf(Kernel* kernel, int64_t tokens, int threads, size_t shared_bytes) {
+  int per_sm = 0;
+  FLATQUANT_CUDA(
+      cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_sm, kernel, threads, shared_bytes));
+  return std::min<int64_t>(tokens, int64_t{per_sm} * CurrentCudaDevice().sm_count);
 }
 
 }  // namespace flatquant::cuda

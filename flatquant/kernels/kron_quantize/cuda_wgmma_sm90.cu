@@ -1,5 +1,3 @@
-#include <algorithm>
-
 #include "flatquant/kernels/cuda/dependent_launch.cuh"
 #include "flatquant/kernels/cuda/device.cuh"
 #include "flatquant/kernels/cuda/hopper.cuh"
@@ -9,15 +7,9 @@
 #include "flatquant/kernels/kron_quantize/cuda_kernels.h"
 #include "flatquant/kernels/kron_quantize/cuda_tile.cuh"
 
-// Both products of a token by wgmma, the first one's result never leaving registers:
-//
-//   Z^T = right^T X^T   (right^T and X from shared memory)
-//   Y^T = Z^T left      (Z^T as the register operand, left from shared memory)
-//
-// A wgmma's result has the register layout of the next one's operand, as in flash
-// attention. A warpgroup makes 64 rows of Y^T. CTAs stay: matrices are loaded once,
-// then tokens pass by; two or more CTAs per multiprocessor hide each other's loads,
-// products and quantization.
+// The threads of a CTA bring X themselves, through what stands before the transform. CTAs stay:
+// matrices are loaded once, then tokens pass by; two or more CTAs per multiprocessor hide each
+// other's loads, products and quantization.
 
 namespace flatquant::cuda {
 namespace {
@@ -123,30 +115,10 @@ __global__ void __launch_bounds__(KronTile<kLeft, kRight>::kThreads,
     __syncthreads();
 
     float acc[kLeft / 2];
-    WgmmaFence();
-#pragma unroll
-    for (int s = 0; s < kRight / 16; ++s) {
-      Wgmma16<T, kLeft>::Run(
-          acc, SwizzledOperand(right + s / 4 * Tile::kRightPanel + group * 64 * 128 + s % 4 * 32),
-          SwizzledOperand(x + s / 4 * Tile::kLeftPanel + s % 4 * 32), s > 0);
-    }
-    WgmmaCommit();
+    StartRightProduct<T, kLeft, kRight>(acc, right, x);
     mine.square_sum = WarpSum(mine.square_sum);  // while the products are being made
     WgmmaWait<0>();
-#pragma unroll
-    for (int i = 0; i < kLeft / 2; ++i) WgmmaPin(acc[i]);
-    uint32_t z[kLeft / 4];
-#pragma unroll
-    for (int i = 0; i < kLeft / 4; ++i) z[i] = Element<T>::Pack(acc[2 * i], acc[2 * i + 1]);
-#pragma unroll
-    for (int i = 0; i < kLeft / 4; ++i) WgmmaPin(z[i]);
-    WgmmaFence();
-#pragma unroll
-    for (int s = 0; s < kLeft / 16; ++s) {
-      Wgmma16<T, kLeft>::Run(acc, z[4 * s], z[4 * s + 1], z[4 * s + 2], z[4 * s + 3],
-                             SwizzledOperand(left + s / 4 * Tile::kLeftPanel + s % 4 * 32), s > 0);
-    }
-    WgmmaCommit();
+    StartLeftProduct<T, kLeft, kRight>(acc, left);
     WgmmaWait<0>();
 #pragma unroll
     for (int i = 0; i < kLeft / 2; ++i) WgmmaPin(acc[i]);
@@ -189,32 +161,17 @@ __global__ void __launch_bounds__(KronTile<kLeft, kRight>::kThreads,
   }
 }
 
-template <int kLeft, int kRight, int kLoadsAtOnce = kSomeLoads<kLeft>>
+template <int kLeft, int kRight, int kLoadsAtOnce>
 void Launch(const CudaKronQuantizeArgs& args, CudaStream stream) {
   using Tile = KronTile<kLeft, kRight>;
   ForElement(args.dtype, [&](auto element) {
     const auto kernel = KronKernel<decltype(element), kLeft, kRight, kLoadsAtOnce>;
     const size_t bytes = AloneSharedMemory(args.tokens, Tile::kSharedBytes);
     AllowSharedMemory(kernel, bytes);
-    int per_sm = 0;
-    FLATQUANT_CUDA(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_sm, kernel, Tile::kThreads,
-                                                                 Tile::kSharedBytes));
-    const int64_t blocks = std::min<int64_t>(args.tokens, per_sm * CurrentCudaDevice().sm_count);
+    const int64_t blocks = CtasOf(kernel, args.tokens, Tile::kThreads, Tile::kSharedBytes);
     LaunchDependent(kernel, static_cast<unsigned>(blocks), Tile::kThreads, bytes, stream, args);
   });
   CheckCudaLaunch("KronQuantizeWgmma");
-}
-
-// The tokens of a decode step wait for nothing but their own loads, and while linears fetch their
-// first weights memory answers late: all loads at once, where registers hold them. In two turns
-// a token's SwiGLU of 11008 columns took 4.7 us of a site's 6.8 (H200).
-template <int kLeft, int kRight>
-void LaunchForTokens(const CudaKronQuantizeArgs& args, CudaStream stream) {
-  if (args.tokens <= CurrentCudaDevice().sm_count) {
-    Launch<kLeft, kRight, KronTile<kLeft, kRight>::kLoads>(args, stream);
-  } else {
-    Launch<kLeft, kRight>(args, stream);
-  }
 }
 
 }  // namespace
@@ -226,20 +183,20 @@ bool KronQuantizeWgmmaSupports(const CudaKronTransform& transform) {
 
 void KronQuantizeWgmma(const CudaKronQuantizeArgs& args, CudaStream stream) {
   FLATQUANT_CHECK(KronQuantizeWgmmaSupports(args.transform));
-  const int64_t left = args.transform.left_size;
-  if (args.transform.right_size == 64) {
-    Launch<64, 64>(args, stream);
-  } else if (left <= 32) {
-    Launch<32, 128>(args, stream);
-  } else if (left <= 64) {
-    Launch<64, 128>(args, stream);
-  } else if (left <= 96) {
-    LaunchForTokens<96, 128>(args, stream);
-  } else if (left <= 112) {
-    Launch<112, 128>(args, stream);
-  } else {
-    Launch<128, 128>(args, stream);
+  const bool is_step = args.tokens <= CurrentCudaDevice().sm_count;
+  if (args.input == CudaSiteInput::kPlain && args.bits < 16 && !is_step) {
+    return KronQuantizeStream(args, stream);
   }
+  ForKronTile(args.transform, [&](auto left, auto right) {
+    constexpr int kLeft = decltype(left)::value, kRight = decltype(right)::value;
+    // The tokens of a decode step wait for nothing but their own loads, and while linears fetch
+    // their first weights memory answers late: all loads at once, where registers hold them. In
+    // two turns a token's SwiGLU of 11008 columns took 4.7 us of a site's 6.8 (H200).
+    if constexpr (kLeft == 96) {
+      if (is_step) return Launch<kLeft, kRight, KronTile<kLeft, kRight>::kLoads>(args, stream);
+    }
+    Launch<kLeft, kRight, kSomeLoads<kLeft>>(args, stream);
+  });
 }
 
 }  // namespace flatquant::cuda
