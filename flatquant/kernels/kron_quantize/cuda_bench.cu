@@ -22,12 +22,14 @@ void Run(cuda_bench::Report& report) {
       {"plain", CudaSiteInput::kPlain, 2048, 112, 128},
       {"swiglu", CudaSiteInput::kSwiglu, 2048, 112, 128},
       {"swiglu", CudaSiteInput::kSwiglu, 2048, 128, 148},
+      {"norm", CudaSiteInput::kRmsNorm, 2048, 64, 80},
       {"norm", CudaSiteInput::kRmsNorm, 1, 64, 64},
       {"swiglu", CudaSiteInput::kSwiglu, 1, 86, 128},
       {"norm", CudaSiteInput::kRmsNorm, 64, 64, 64},
       {"swiglu", CudaSiteInput::kSwiglu, 64, 86, 128},
       {"swiglu", CudaSiteInput::kSwiglu, 64, 112, 128},
       {"swiglu", CudaSiteInput::kSwiglu, 1, 128, 148},
+      {"norm", CudaSiteInput::kRmsNorm, 1, 64, 80},
       {"swiglu", CudaSiteInput::kSwiglu, 64, 128, 148},
   };
   for (const Shape& shape : shapes) {

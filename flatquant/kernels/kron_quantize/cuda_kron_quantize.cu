@@ -63,11 +63,13 @@ void CudaKronQuantize(const CudaKronQuantizeArgs& args, CudaStream stream) {
   FLATQUANT_CHECK(args.bits == 16 || (args.code_stride >= args.width && args.bits >= 2 &&
                                       args.bits <= 8 && args.clip_count <= kCudaMaxClips));
   if (args.tokens == 0) return;
+  const bool hopper = CurrentCudaDevice().sm_version == 90 && args.x_stride % 8 == 0;
   if (transform.left_size == 0) {
     cuda::QuantizeRows(args, stream);
-  } else if (cuda::KronQuantizeWgmmaSupports(transform) && args.x_stride % 8 == 0 &&
-             CurrentCudaDevice().sm_version == 90) {
+  } else if (hopper && cuda::KronQuantizeWgmmaSupports(transform)) {
     cuda::KronQuantizeWgmma(args, stream);
+  } else if (hopper && cuda::KronQuantizeWideSupports(transform)) {
+    cuda::KronQuantizeWide(args, stream);
   } else {
     cuda::KronQuantizeMma(args, stream);
   }

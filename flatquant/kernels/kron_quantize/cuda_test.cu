@@ -225,10 +225,36 @@ TEST(CudaKronQuantizeTest, WgmmaMatchesTheFormula) {
   });
 }
 
+TEST(CudaKronQuantizeTest, WideMatchesTheFormula) {
+  FLATQUANT_NEEDS_HOPPER();
+  cuda_testing::ForEachCase(40, [](Rng& rng) {
+    const int64_t right = 2 * RandomSize(rng, 128);
+    Case c = RandomCase(rng, RandomSize(rng, std::min<int64_t>(right, 192)), right);
+    c.tokens = std::min<int64_t>(c.tokens, 4);
+    if (!cuda::KronQuantizeWideSupports({c.left, c.right, nullptr})) return;
+    RunEither(rng, c, cuda::KronQuantizeWide);
+  });
+}
+
+TEST(CudaKronQuantizeTest, WideTakesWhatFitsInSharedMemory) {
+  FLATQUANT_NEEDS_HOPPER();
+  const auto takes = [](int64_t left, int64_t right) {
+    return cuda::KronQuantizeWideSupports({left, right, nullptr});
+  };
+  EXPECT_TRUE(takes(192, 192));
+  EXPECT_TRUE(takes(128, 256));
+  EXPECT_FALSE(takes(129, 256));
+  EXPECT_FALSE(takes(193, 192));
+  EXPECT_FALSE(takes(64, 258));
+  EXPECT_FALSE(takes(64, 75));
+  EXPECT_FALSE(takes(0, 80));
+}
+
 TEST(CudaKronQuantizeTest, ModelsWidths) {
   FLATQUANT_NEEDS_CUDA();
-  const std::pair<int64_t, int64_t> sizes[] = {{64, 64},  {86, 128},  {112, 128},
-                                               {32, 128}, {128, 128}, {112, 169}};
+  const std::pair<int64_t, int64_t> sizes[] = {
+      {64, 64}, {86, 128}, {112, 128}, {32, 128},  {128, 128}, {112, 169}, {32, 48},
+      {64, 76}, {64, 80},  {80, 112},  {128, 148}, {168, 176}, {144, 192}, {128, 224}};
   Rng rng(3);
   for (const auto& [left, right] : sizes) {
     Case c = RandomCase(rng, left, right);
@@ -276,6 +302,17 @@ TEST(CudaKronQuantizeTest, ManyTokens) {
         RunEither(rng, c, cuda::KronQuantizeWgmma);
       }
     }
+  }
+}
+
+// The same, with codes of the token before where X has no rows, and no columns.
+TEST(CudaKronQuantizeTest, ManyWideTokens) {
+  FLATQUANT_NEEDS_HOPPER();
+  Rng rng(6);
+  for (const int64_t right : {52, 76, 148, 180}) {
+    Case c = RandomCase(rng, 20, right);
+    c.tokens = 1500;
+    RunEither(rng, c, cuda::KronQuantizeWide);
   }
 }
 
