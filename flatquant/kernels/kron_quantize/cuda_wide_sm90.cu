@@ -33,9 +33,10 @@ struct WideTile {
   // As many as L <= R asks for; beyond R = 192 no more than two have room in shared memory.
   static constexpr int kMaxGroups = kHalves <= 2 ? 1 : kHalves == 5 || kHalves == 6 ? 3 : 2;
   static constexpr int kMaxThreads = 128 * kMaxGroups;
-  // Sums and W take 24 registers per unit of 32.
+  // Sums and W take 24 registers per unit of 32: small ones leave room for more CTAs.
   static constexpr int kMinBlocks = kHalves <= 2 ? 4 : kHalves <= 4 ? 2 : 1;
-  // Panels of W that are made before they are multiplied: all, where registers hold them.
+  // Panels of W that are made before they are multiplied: all, but where three warpgroups leave
+  // too few registers for it.
   static constexpr int kPart = kHalves == 6 ? 1 : kPanels;
   // Of 8 elements of X for each thread, at most: a row has 4 per unit of 32, two threads.
   static constexpr int kLoads = 2 * kHalves;
@@ -248,6 +249,7 @@ __global__ void __launch_bounds__(WideTile<kHalves>::kMaxThreads, WideTile<kHalv
     float acc[16 * kHalves];
 #pragma unroll
     for (int first = 0; first < Tile::kPanels; first += Tile::kPart) {
+      // Zeros to add to: sums that the loop's first turn overwrote would have to live before it.
       float w[32 * Tile::kPart] = {};
       uint32_t a[2][4];
       const auto load_left = [&](int depth) {
