@@ -174,7 +174,8 @@ void AddCalibration(CLI::App& command, QuantizeSettings* settings) {
   command
       .add_option_function<std::string>(
           "--amp", [&o](const std::string& name) { o.amp = kAmp.at(name); },
-          "Matrix products in training; auto: bf16 where the processor has it; f16: on GPUs [auto]")
+          "Matrix products in training; auto: bf16 where a CPU has it; on GPUs f16, or bf16 with "
+          "--weights learned and for Qwen2 [auto]")
       ->check(OneOf(kAmp))
       ->type_name("auto|bf16|f16|f32")
       ->group(kGroup);

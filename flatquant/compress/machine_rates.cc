@@ -66,7 +66,7 @@ MachineRates MeasureRates(const ModelConfig& config, const QuantizeOptions& opti
   at::NoGradGuard no_grad;
   compress::SetOpThreads(options.threads);
   const at::Device device = compress::ParseDevice(options);
-  const compress::Amp amp = compress::AmpOf(options, device);
+  const compress::Amp amp = compress::AmpOf(options, config, device);
   const auto kind = at::TensorOptions().device(device);
   const int64_t tokens = std::min(options.batch * options.seqlen, kMostTokens);
   const int64_t in = std::min(config.hidden, kMostWidth);

@@ -60,7 +60,8 @@ struct QuantizeOptions {
   enum class Start { kOrthogonal, kCayley };
   Start start = Start::kOrthogonal;
   bool per_linear_clips = false;  // the original's layout; ours shares one per site
-  // Matrix products in training. kAuto: bf16 where the processor has it. kF16: on GPUs.
+  // Matrix products in training. kF16: on GPUs. kAuto: bf16 where a CPU has it; on a GPU f16, as
+  // the original, but bf16 for Qwen2 and where weights are learned, too.
   enum class Amp { kAuto, kBF16, kF16, kF32 };
   Amp amp = Amp::kAuto;
   int threads = 0;  // 0: every usable core

@@ -12,6 +12,7 @@
 #include "flatquant/base/error.h"
 #include "flatquant/checkpoint/crafted_files_for_test.h"
 #include "flatquant/compress/equivalence.h"
+#include "flatquant/compress/run_plan.h"
 #include "flatquant/compress/tiny_model_for_test.h"
 
 namespace flatquant {
@@ -230,6 +231,22 @@ TEST(Presets, AreNamedSetsOfOptions) {
   EXPECT_EQ(options.epochs, QuantizeOptions().epochs);
   EXPECT_EQ(options.lr, QuantizeOptions().lr);
   EXPECT_EQ(ErrorName([&] { ApplyPreset("magic", &options); }), "quantize.unknown_preset");
+}
+
+TEST(AutomaticPrecision, OnAGpuIsTheOriginalsWhereWeightsAreNotLearned) {
+  const at::Device gpu(at::kCUDA);
+  ModelConfig config = TinyLlama();
+  QuantizeOptions options;
+  EXPECT_EQ(compress::AmpOf(options, config, gpu), compress::Amp::kF16);
+  options.weights = QuantizeOptions::Weights::kLearned;
+  EXPECT_EQ(compress::AmpOf(options, config, gpu), compress::Amp::kBF16);
+  options.amp = QuantizeOptions::Amp::kF16;
+  EXPECT_EQ(compress::AmpOf(options, config, gpu), compress::Amp::kF16);
+  EXPECT_EQ(ErrorName([&] { compress::AmpOf(options, config, at::Device(at::kCPU)); }),
+            "quantize.bad_option");
+  options = {};
+  config.architecture = Architecture::kQwen2;
+  EXPECT_EQ(compress::AmpOf(options, config, gpu), compress::Amp::kBF16);
 }
 
 TEST(MethodNames, AreTheRegistrys) {

@@ -114,7 +114,7 @@ at::Device ParseDevice(const QuantizeOptions& options) {
   }
 }
 
-Amp AmpOf(const QuantizeOptions& options, const at::Device& device) {
+Amp AmpOf(const QuantizeOptions& options, const ModelConfig& config, const at::Device& device) {
   switch (options.amp) {
     case QuantizeOptions::Amp::kBF16:
       return Amp::kBF16;
@@ -128,7 +128,11 @@ Amp AmpOf(const QuantizeOptions& options, const at::Device& device) {
     case QuantizeOptions::Amp::kAuto:
       break;
   }
-  return !device.is_cpu() || GetCpuFeatures().avx512bf16 ? Amp::kBF16 : Amp::kOff;
+  if (device.is_cpu()) return GetCpuFeatures().avx512bf16 ? Amp::kBF16 : Amp::kOff;
+  // Float16's finer steps are worth a tenth of perplexity where transforms and clips alone are
+  // trained, nothing where weights are, too (docs/quality.md). Qwen2's activations exceed it.
+  const bool is_large = config.architecture == Architecture::kQwen2;
+  return options.LearnsWeights() || is_large ? Amp::kBF16 : Amp::kF16;
 }
 
 bool UsesCalibration(const Method& method, const QuantizeOptions& options) {
@@ -151,7 +155,7 @@ RunPlan::RunPlan(const SourceModel& source, const QuantizeOptions& asked,
       device(ParseDevice(asked)),
       blocks(asked.blocks > 0 ? std::min(asked.blocks, source.config().layers)
                               : source.config().layers),
-      amp(AmpOf(asked, device)),
+      amp(AmpOf(asked, config, device)),
       trains_weights_afterwards(asked.LearnsWeights() &&
                                 (asked.transforms || !method->LearnsWeights())) {
   CheckGroups(options);

@@ -49,7 +49,7 @@ bool UsesCalibration(const Method& method, const QuantizeOptions& options);
 at::Device ParseDevice(const QuantizeOptions& options);
 
 // What matrix products in training round to. Errors: quantize.bad_option for float16 on a CPU.
-Amp AmpOf(const QuantizeOptions& options, const at::Device& device);
+Amp AmpOf(const QuantizeOptions& options, const ModelConfig& config, const at::Device& device);
 
 // Throws quantize.needs_calibration.
 [[noreturn]] void ThrowNeedsCalibration(const QuantizeOptions& options);
