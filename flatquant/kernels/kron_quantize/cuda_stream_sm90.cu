@@ -25,14 +25,6 @@ struct StreamTile : KronTile<kLeft, kRight> {
   static constexpr int kCtas = kRight == 64 ? 6 : kLeft == 32 ? 4 : kLeft == 64 ? 3 : 2;
 };
 
-// Brings a later token into L2: CTAs run in step, and without it memory would rest while they
-// compute.
-__device__ __forceinline__ void PrefetchToken(const CudaKronQuantizeArgs& args, int64_t token) {
-  if (threadIdx.x != 0 || token >= args.tokens) return;
-  BulkPrefetch(static_cast<const uint16_t*>(args.x) + token * args.x_stride,
-               static_cast<uint32_t>(args.width) * 2 & ~15u);
-}
-
 // Row i of a group of 16 is the matrix's row of this number within the group, so that rows i and
 // i + 8, which a thread has both, become neighbouring codes.
 __device__ inline int InterleavedRow(int i) { return i / 16 * 16 + i % 8 * 2 + i / 8 % 2; }
@@ -104,7 +96,7 @@ __global__ void __launch_bounds__(StreamTile<kLeft, kRight>::kThreads,
   // The matrices, alone, are not the predecessor's work.
   WaitForPredecessor();
   if (leads) bring(blockIdx.x);
-  PrefetchToken(args, blockIdx.x + gridDim.x);
+  PrefetchToken<T>(args, blockIdx.x + gridDim.x);
   CopyAsyncWait<0>();
   FenceAsyncProxy();
   __syncthreads();
@@ -112,7 +104,7 @@ __global__ void __launch_bounds__(StreamTile<kLeft, kRight>::kThreads,
   uint32_t phase = 0;
   for (int64_t token = blockIdx.x; token < args.tokens; token += gridDim.x, phase ^= 1) {
     const int64_t next = token + gridDim.x;
-    PrefetchToken(args, next + gridDim.x);
+    PrefetchToken<T>(args, next + gridDim.x);
     BarrierWait(arrived, phase);
     float acc[kLeft / 2];
     StartRightProduct<T, kLeft, kRight>(acc, right, x);

@@ -132,6 +132,19 @@ __device__ __forceinline__ void TakeExtremes(const float (&acc)[kCount], Extreme
   extremes.min = __uint_as_float(__vimax3_u32(min[0], min[1], ::max(min[2], min[3])));
 }
 
+// Brings a later token's input into L2 while this one is computed: CTAs run in step, and without
+// it memory would rest while they compute. By one thread.
+template <typename T>
+__device__ __forceinline__ void PrefetchToken(const CudaKronQuantizeArgs& args, int64_t token) {
+  if (threadIdx.x != 0 || token >= args.tokens) return;
+  const uint32_t bytes = static_cast<uint32_t>(args.width) * 2 & ~15u;
+  if (bytes == 0) return;
+  BulkPrefetch(static_cast<const T*>(args.x) + token * args.x_stride, bytes);
+  if (args.input == CudaSiteInput::kSwiglu) {
+    BulkPrefetch(static_cast<const T*>(args.up) + token * args.x_stride, bytes);
+  }
+}
+
 // The smallest tile that takes a transform (KronQuantizeWgmmaSupports): calls launch with kLeft and
 // kRight as types.
 template <typename Launch>

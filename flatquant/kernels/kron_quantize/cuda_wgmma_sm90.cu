@@ -20,18 +20,6 @@ namespace {
 template <int kLeft>
 constexpr int kSomeLoads = kLeft <= 64 ? 4 : 3;
 
-// Brings a later token into L2 while this one is computed: CTAs run in step, and
-// without it memory would rest while they compute.
-template <typename T>
-__device__ __forceinline__ void PrefetchToken(const CudaKronQuantizeArgs& args, int64_t token) {
-  if (threadIdx.x != 0 || token >= args.tokens) return;
-  const uint32_t bytes = static_cast<uint32_t>(args.width) * 2 & ~15u;
-  BulkPrefetch(static_cast<const T*>(args.x) + token * args.x_stride, bytes);
-  if (args.input == CudaSiteInput::kSwiglu) {
-    BulkPrefetch(static_cast<const T*>(args.up) + token * args.x_stride, bytes);
-  }
-}
-
 template <typename T, int kLeft, int kRight, int kLoadsAtOnce>
 __global__ void __launch_bounds__(KronTile<kLeft, kRight>::kThreads,
                                   KronTile<kLeft, kRight>::kMinBlocks)

@@ -114,19 +114,6 @@ __device__ __forceinline__ void LoadToken(const SiteInput<T>& input, const WideS
   }
 }
 
-// Brings a later token into L2 while this one is computed: a CTA alone on its multiprocessor
-// asks for nothing meanwhile.
-template <typename T>
-__device__ __forceinline__ void PrefetchToken(const CudaKronQuantizeArgs& args, int64_t token) {
-  if (threadIdx.x != 0 || token >= args.tokens) return;
-  const uint32_t bytes = static_cast<uint32_t>(args.width) * 2 & ~15u;
-  if (bytes == 0) return;
-  BulkPrefetch(static_cast<const T*>(args.x) + token * args.x_stride, bytes);
-  if (args.input == CudaSiteInput::kSwiglu) {
-    BulkPrefetch(static_cast<const T*>(args.up) + token * args.x_stride, bytes);
-  }
-}
-
 // kCount accumulators from the first-th on.
 template <int kCount, int kAll>
 __device__ __forceinline__ float (&Part(float (&all)[kAll], int first))[kCount] {
