@@ -238,12 +238,13 @@ __global__ void __launch_bounds__(WideTile<kHalves>::kMaxThreads, WideTile<kHalv
     for (int first = 0; first < Tile::kPanels; first += Tile::kPart) {
       // Zeros to add to: sums that the loop's first turn overwrote would have to live before it.
       float w[32 * Tile::kPart] = {};
-      uint32_t a[2][4];
+      uint32_t a[2][4] = {};
       const auto load_left = [&](int depth) {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           const int chunk = depth / 8 + 2 * i + left_half;
-          LoadMatrix(a[i], PanelAddress(left, shape.LeftPanel(), left_row, chunk));
+          // A first pass over nothing does not wait for the matrices.
+          if (counts) LoadMatrix(a[i], PanelAddress(left, shape.LeftPanel(), left_row, chunk));
         }
       };
       load_left(0);
