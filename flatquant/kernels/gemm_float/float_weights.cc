@@ -8,6 +8,7 @@
 #include "flatquant/base/error.h"
 #include "flatquant/base/half.h"
 #include "flatquant/base/tensor_view.h"
+#include "flatquant/kernels/gemm_float/gemm_float.h"
 
 namespace flatquant {
 namespace {
@@ -100,6 +101,7 @@ size_t FloatWeights::row_bytes() const {
 
 FloatWeights LoadFloatWeights(const FloatWeightsSource& source, GemmFloatMath math,
                               ThreadPool& pool) {
+  CheckGemmFloat();
   FLATQUANT_CHECK(source.bits == 16 || (source.bits >= 2 && source.bits <= 8));
   FLATQUANT_CHECK(source.bits != 16 || IsFloat(source.dtype));
   FloatWeights weights;

@@ -44,6 +44,7 @@ struct FloatWeights {
   uint64_t bytes() const { return data.size() + (scale.size() + bias.size()) * sizeof(float); }
 };
 
+// Errors: kernels.broken_products (CheckGemmFloat).
 FloatWeights LoadFloatWeights(const FloatWeightsSource& source, GemmFloatMath math,
                               ThreadPool& pool);
 

@@ -1,6 +1,8 @@
 #include "flatquant/kernels/gemm_float/gemm_float.h"
 
 #include <algorithm>
+#include <string>
+#include <vector>
 
 #include "flatquant/base/error.h"
 #include "flatquant/base/half.h"
@@ -53,6 +55,45 @@ const Element* WidenTile(const FloatWeights& weights, int64_t row, int64_t n,
 }
 
 }  // namespace
+
+bool MultipliesRight(const GemmFloatKernel& kernel) {
+  // Sums of small integers, exact in both types.
+  constexpr int64_t kSize = 32;
+  std::vector<float> a(kSize * kSize), b(a), c(a);
+  for (int64_t i = 0; i < kSize * kSize; ++i) {
+    a[static_cast<size_t>(i)] = static_cast<float>(i * 7 % 5 - 2);
+    b[static_cast<size_t>(i)] = static_cast<float>(i * 5 % 7 - 3);
+  }
+  std::vector<uint16_t> a_bf16(a.size()), b_bf16(b.size());
+  FloatToBF16(a.data(), a_bf16.data(), a.size());
+  FloatToBF16(b.data(), b_bf16.data(), b.size());
+  const auto is_right = [&] {
+    for (int64_t m = 0; m < kSize; ++m) {
+      for (int64_t n = 0; n < kSize; ++n) {
+        float sum = 0;
+        for (int64_t k = 0; k < kSize; ++k) {
+          sum += a[static_cast<size_t>(m * kSize + k)] * b[static_cast<size_t>(n * kSize + k)];
+        }
+        if (c[static_cast<size_t>(m * kSize + n)] != sum) return false;
+      }
+    }
+    return true;
+  };
+  kernel.multiply_f32(kSize, kSize, kSize, a.data(), b.data(), c.data(), kSize);
+  if (!is_right()) return false;
+  std::fill(c.begin(), c.end(), -1.0f);
+  kernel.multiply_bf16(kSize, kSize, kSize, a_bf16.data(), b_bf16.data(), c.data(), kSize);
+  return is_right();
+}
+
+void CheckGemmFloat() {
+  static const bool is_right = MultipliesRight(*BestKernel<GemmFloatKernel>().kernel);
+  if (is_right) return;
+  throw Error("kernels.broken_products",
+              "gemm_float " + std::string(BestKernel<GemmFloatKernel>().name),
+              "oneDNN does not multiply in this process, where LibTorch may bring another version",
+              "link oneDNN before LibTorch, or set FLATQUANT_ISA=reference, which is slow");
+}
 
 void GemmFloat(const GemmFloatArgs& args, ThreadPool& pool,
                const GemmFloatKernel* kernel) noexcept {

@@ -32,6 +32,13 @@ struct GemmFloatKernel {
                         float* c, int64_t c_stride) noexcept;
 };
 
+// Whether a kernel's functions multiply two small matrices.
+bool MultipliesRight(const GemmFloatKernel& kernel);
+
+// Asks that of the best kernel, once in a process; throws "kernels.broken_products" otherwise:
+// oneDNN fails beside a library that brings inline functions of another version of it.
+void CheckGemmFloat();
+
 // kernel: nullptr takes the best one.
 void GemmFloat(const GemmFloatArgs& args, ThreadPool& pool,
                const GemmFloatKernel* kernel = nullptr) noexcept;

@@ -170,6 +170,16 @@ INSTANTIATE_TEST_SUITE_P(Math, GemmFloatTest,
                            return info.param == GemmFloatMath::kF32 ? "F32" : "BF16";
                          });
 
+TEST(GemmFloatCheck, TellsProductsFromNone) {
+  ForEachKernel<GemmFloatKernel>(
+      [](const GemmFloatKernel& kernel) { EXPECT_TRUE(MultipliesRight(kernel)); });
+  EXPECT_NO_THROW(CheckGemmFloat());
+  GemmFloatKernel broken = *KernelsOf<GemmFloatKernel>().back().kernel;
+  broken.multiply_bf16 = [](int64_t, int64_t, int64_t, const uint16_t*, const uint16_t*, float*,
+                            int64_t) noexcept {};
+  EXPECT_FALSE(MultipliesRight(broken));
+}
+
 TEST(FloatWeightsTest, TakesTheSpaceOfItsBits) {
   ThreadPool pool(1);
   Rng rng(1);
