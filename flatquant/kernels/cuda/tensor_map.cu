@@ -65,16 +65,12 @@ CUtensorMap MakeTensorMapOf(const TensorMapTensor& tensor) {
 }
 
 CUtensorMap MakeTensorMap(const TensorMapMatrix& matrix) {
-  TensorMapTensor tensor;
-  tensor.data = matrix.data;
-  tensor.type = matrix.type;
-  tensor.rank = 2;
-  tensor.size[0] = matrix.cols;
-  tensor.size[1] = matrix.rows;
-  tensor.stride_bytes[1] = matrix.row_bytes;
-  tensor.box[0] = matrix.box_cols;
-  tensor.box[1] = matrix.box_rows;
-  return MakeTensorMapOf(tensor);
+  return MakeTensorMapOf({matrix.data,
+                          matrix.type,
+                          2,
+                          {matrix.cols, matrix.rows},
+                          {0, matrix.row_bytes},
+                          {matrix.box_cols, matrix.box_rows}});
 }
 
 }  // namespace flatquant::cuda

@@ -144,31 +144,23 @@ __global__ void __launch_bounds__(StreamTile<kLeft, kRight>::kThreads,
 // x as [tokens][panels of 64][L][64], which is how panels lie in shared memory.
 CUtensorMap InputMap(const CudaKronQuantizeArgs& args, int left_rows) {
   const int right = static_cast<int>(args.transform.right_size);
-  TensorMapTensor tensor;
-  tensor.data = args.x;
-  tensor.type = CU_TENSOR_MAP_DATA_TYPE_UINT16;
-  tensor.rank = 4;
-  const int64_t size[] = {64, args.transform.left_size, right / 64, args.tokens};
-  const int64_t stride[] = {2, right * 2, 128, args.x_stride * 2};
-  const int box[] = {64, left_rows, right / 64, 1};
-  std::copy(size, size + 4, tensor.size);
-  std::copy(stride, stride + 4, tensor.stride_bytes);
-  std::copy(box, box + 4, tensor.box);
-  return MakeTensorMapOf(tensor);
+  return MakeTensorMapOf({args.x,
+                          CU_TENSOR_MAP_DATA_TYPE_UINT16,
+                          4,
+                          {64, args.transform.left_size, right / 64, args.tokens},
+                          {2, right * 2, 128, args.x_stride * 2},
+                          {64, left_rows, right / 64, 1}});
 }
 
+// The codes of all clips as [tokens][L][R].
 CUtensorMap OutputMap(const CudaKronQuantizeArgs& args, int left_rows) {
   const int right = static_cast<int>(args.transform.right_size);
-  TensorMapTensor tensor;
-  tensor.data = args.codes;
-  tensor.rank = 3;
-  const int64_t size[] = {right, args.transform.left_size, args.clip_count * args.tokens};
-  const int64_t stride[] = {1, right, args.code_stride};
-  const int box[] = {right, left_rows, 1};
-  std::copy(size, size + 3, tensor.size);
-  std::copy(stride, stride + 3, tensor.stride_bytes);
-  std::copy(box, box + 3, tensor.box);
-  return MakeTensorMapOf(tensor);
+  return MakeTensorMapOf({args.codes,
+                          CU_TENSOR_MAP_DATA_TYPE_UINT8,
+                          3,
+                          {right, args.transform.left_size, args.clip_count * args.tokens},
+                          {1, right, args.code_stride},
+                          {right, left_rows, 1}});
 }
 
 template <int kLeft, int kRight>
