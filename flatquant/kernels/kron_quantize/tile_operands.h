@@ -25,7 +25,8 @@ inline constexpr int64_t kTileWords = 512;  // bfloat16 of a tile
 // right and both matrices), each time by 2^-9.3 of a value in the mean, together by
 // 2^-8.3 of a typical result. Rounding to 4 bits deviates by 2^-3.6 of it or more: a
 // step is 1/7 of the largest value, which is at least twice a typical one, and the
-// deviation 12^-1/2 of a step. So one term adds a thousandth to the error's power.
+// deviation 12^-1/2 of a step. So one term adds a thousandth to the error's power, and
+// as much to a network's divergence (docs/evaluation.md, "What a last bit does to it").
 inline constexpr int kOneTermBits = 4;
 
 // Fills the transform's tiles from its floats.
