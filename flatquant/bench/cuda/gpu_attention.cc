@@ -11,7 +11,7 @@ namespace {
 // K and V of one layer for some sequences, with random contents.
 struct GpuCache {
   DeviceBuffer<uint8_t> data, zero;
-  DeviceBuffer<float> scale;
+  DeviceBuffer<uint16_t> scale;
   CudaKvPlane k, v;
 
   GpuCache(const ModelConfig& config, int bits, int64_t slots, int64_t capacity) {
@@ -23,7 +23,7 @@ struct GpuCache {
     const size_t plane = vectors * static_cast<size_t>(k.VectorBytes());
     if (k.packed()) {
       data = cuda_bench::RandomBytes(2 * plane, 1);
-      scale = cuda_bench::RandomScales(vectors, 2);
+      scale = cuda_bench::RandomBf16Scales(vectors, 2);
       zero = DeviceBuffer<uint8_t>(vectors);
       zero.Fill(7);
       k.scale = scale.get();

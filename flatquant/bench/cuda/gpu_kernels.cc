@@ -85,7 +85,7 @@ class KernelBench {
     const auto vectors = static_cast<size_t>(tokens * config_.kv_heads * kCapacity);
     const size_t plane = vectors * static_cast<size_t>(config_.head_dim) / 2;
     const DeviceBuffer<uint8_t> data(2 * plane), zero(2 * vectors);
-    const DeviceBuffer<float> scale(2 * vectors);
+    const DeviceBuffer<uint16_t> scale(2 * vectors);
     const auto angles =
         cuda_bench::RandomScales(static_cast<size_t>(kCapacity * config_.head_dim / 2), 3);
     std::vector<int32_t> order(static_cast<size_t>(tokens));

@@ -13,7 +13,7 @@ namespace {
 struct Plane {
   DeviceBuffer<uint8_t> data, zero;
   DeviceBuffer<uint16_t> wide;
-  DeviceBuffer<float> scale;
+  DeviceBuffer<uint16_t> scale;
   CudaKvPlane view;
   Plane(int bits, int64_t slots, int64_t heads, int64_t capacity) {
     const size_t vectors = static_cast<size_t>(slots * heads * capacity);
@@ -25,7 +25,7 @@ struct Plane {
     data = cuda_bench::RandomBytes(vectors * 64, 1);
     zero = DeviceBuffer<uint8_t>(vectors);
     zero.Fill(7);
-    scale = cuda_bench::RandomScales(vectors, 2);
+    scale = cuda_bench::RandomBf16Scales(vectors, 2);
     view = {bits, heads, 128, capacity, data.get(), scale.get(), zero.get()};
   }
 };
@@ -49,7 +49,7 @@ void Decode(cuda_bench::Report& report) {
                              {64, 32, 32, 2176, 16},
                              {64, 32, 8, 2176, 16}}) {
     const double bytes =
-        2.0 * shape.tokens * shape.kv_heads * shape.length * (shape.bits == 16 ? 256 : 64 + 5);
+        2.0 * shape.tokens * shape.kv_heads * shape.length * (shape.bits == 16 ? 256 : 64 + 3);
     // Layers' caches, so that each comes from memory.
     const int copies = static_cast<int>(std::clamp(200e6 / bytes, 2.0, 16.0));
     const Plane k(shape.bits, copies * shape.tokens, shape.kv_heads, shape.length);

@@ -75,7 +75,7 @@ struct PackedPlane {
   static constexpr uint32_t kLargestUnit = 253u << 23;
 
   alignas(16) uint8_t data[kPositions * kRow];  // position p at Row(p)
-  float scale[kPositions];
+  uint16_t scale[kPositions];                   // bfloat16
   uint8_t zero[kPositions];
 
   // Lanes that read together read positions 2 c of V, which would lie in one half of the
@@ -97,7 +97,7 @@ struct PackedPlane {
     for (int i = 0; i < kPositions / kRound; ++i) {
       CopyAsync16(to + i * kRound * kRow, from + i * kRound * kRow, 16);
     }
-    constexpr int kScales = kPositions / 4;
+    constexpr int kScales = kPositions / 8;
     const bool is_scale = lane < kScales;
     if (lane < kScales + kPositions / 16) {
       const int i = (is_scale ? lane : lane - kScales) * 16;  // bytes
@@ -159,10 +159,11 @@ struct PackedPlane {
       for (int h = 0; h < 2; ++h) {
         const int position = 16 * m + 8 * h + g;
         const float minus_zero = -static_cast<float>(zero[position]);
+        const float k_scale = Bf16ToFloat(scale[position]);
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           float& x = score[m][2 * h + i];
-          x = scale[position] * fmaf(minus_zero, query_sum[i], x * unit[i]);
+          x = k_scale * fmaf(minus_zero, query_sum[i], x * unit[i]);
         }
       }
     }
@@ -172,7 +173,7 @@ struct PackedPlane {
   // the largest scale so far is less than twice of. What is 2^24 times smaller is lost, as it
   // would be in the sum. `unit`: its bits as a float.
   __device__ float GrowUnit(uint32_t& unit) const {
-    const uint32_t own = __float_as_uint(scale[threadIdx.x % kPositions]);
+    const uint32_t own = uint32_t{scale[threadIdx.x % kPositions]} << 16;
     const uint32_t largest = __reduce_max_sync(~0u, own) & 0x7f800000u;
     if (largest <= unit) return 1.0f;
     const uint32_t before = unit;
@@ -187,7 +188,7 @@ struct PackedPlane {
     uint32_t p[2];
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      const float v_scale = scale[16 * u + 8 * h + g] * inverse;
+      const float v_scale = Bf16ToFloat(scale[16 * u + 8 * h + g]) * inverse;
       p[h] = TransposeMatrix(
           Element<__half>::Pack(weight[2 * h] * v_scale, weight[2 * h + 1] * v_scale));
     }

@@ -73,7 +73,8 @@ struct Feed {
       zero[j] = plane.zero[at];
     }
     if (threadIdx.x < kBlock) {
-      scale = plane.scale[base + min(first + static_cast<int>(threadIdx.x), end - 1)] * factor;
+      const int64_t at = base + min(first + static_cast<int>(threadIdx.x), end - 1);
+      scale = Bf16ToFloat(plane.scale[at]) * factor;
     }
   }
 

@@ -133,7 +133,8 @@ struct Feed {
       chunk[j] = __ldg(reinterpret_cast<const uint4*>(plane.data + at * (kDim / 2)) + Chunk());
       zero[j] = plane.zero[at];
     }
-    scale = plane.scale[base + min(first + static_cast<int>(threadIdx.x), end - 1)] * factor;
+    const int64_t at = base + min(first + static_cast<int>(threadIdx.x), end - 1);
+    scale = Bf16ToFloat(plane.scale[at]) * factor;
   }
 
   __device__ void Widen(uint32_t to) const {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "flatquant/base/half.h"
 #include "flatquant/kernels/attention/cuda_attention.h"
 #include "flatquant/kernels/attention/cuda_prefill.cuh"
 #include "flatquant/kernels/cuda/element.cuh"
@@ -21,9 +22,9 @@ struct Plane {
   int64_t heads, head_dim, capacity;
   double magnitude;  // of elements, about
   std::vector<uint8_t> data, zero;
-  std::vector<float> scale;
+  std::vector<uint16_t> scale;
   DeviceBuffer<uint8_t> data_device, zero_device;
-  DeviceBuffer<float> scale_device;
+  DeviceBuffer<uint16_t> scale_device;
 
   Plane(Rng& rng, int64_t slots, int64_t heads, int64_t head_dim, int64_t capacity)
       : bits(rng.Below(2) == 0 ? 4 : 16), heads(heads), head_dim(head_dim), capacity(capacity) {
@@ -40,7 +41,7 @@ struct Plane {
       data.push_back(static_cast<uint8_t>(rng.Next()));
     for (int64_t i = 0; i < vectors; ++i) {
       zero.push_back(static_cast<uint8_t>(rng.Below(16)));
-      scale.push_back(static_cast<float>(magnitude * (0.2 + 0.4 * rng.Uniform())));
+      scale.push_back(FloatToBF16(static_cast<float>(magnitude * (0.2 + 0.4 * rng.Uniform()))));
     }
   }
   // Positions that a sequence has not reached hold no numbers.
@@ -52,13 +53,13 @@ struct Plane {
                 uint8_t{0xff});
       if (bits == 16) continue;
       std::fill(zero.begin() + first + from, zero.begin() + first + capacity, uint8_t{0xff});
-      std::fill(scale.begin() + first + from, scale.begin() + first + capacity, NAN);
+      std::fill(scale.begin() + first + from, scale.begin() + first + capacity, FloatToBF16(NAN));
     }
   }
   void Upload() {
     data_device = DeviceBuffer<uint8_t>(data);
     zero_device = DeviceBuffer<uint8_t>(zero);
-    scale_device = DeviceBuffer<float>(scale);
+    scale_device = DeviceBuffer<uint16_t>(scale);
   }
   CudaKvPlane view() const {
     return {bits,
@@ -72,14 +73,15 @@ struct Plane {
   // A code's step; 0 where there are none.
   double Step(int64_t slot, int64_t head, int64_t position) const {
     if (bits == 16) return 0;
-    return scale[static_cast<size_t>((slot * heads + head) * capacity + position)];
+    return BF16ToFloat(scale[static_cast<size_t>((slot * heads + head) * capacity + position)]);
   }
   double At(int64_t slot, int64_t head, int64_t position, int64_t i) const {
     const size_t vector = static_cast<size_t>((slot * heads + head) * capacity + position);
     const size_t element = vector * static_cast<size_t>(head_dim) + static_cast<size_t>(i);
     if (bits == 16) return Host<T>::To(reinterpret_cast<const T*>(data.data())[element]);
     const uint8_t byte = data[element / 2];
-    return ((i % 2 == 0 ? byte & 15 : byte >> 4) - zero[vector]) * double{scale[vector]};
+    return ((i % 2 == 0 ? byte & 15 : byte >> 4) - zero[vector]) *
+           double{BF16ToFloat(scale[vector])};
   }
 };
 

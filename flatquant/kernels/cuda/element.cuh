@@ -43,6 +43,8 @@ struct Element<__nv_bfloat16> {
   }
 };
 
+__device__ inline float Bf16ToFloat(uint16_t bits) { return __uint_as_float(uint32_t{bits} << 16); }
+
 // Calls run(T{}) with the element type of a DType, kF16 or kBF16.
 template <typename Run>
 void ForElement(DType type, const Run& run) {

@@ -87,6 +87,13 @@ DeviceBuffer<uint16_t> RandomHalves(size_t count, uint32_t seed) {
   });
 }
 
+DeviceBuffer<uint16_t> RandomBf16Scales(size_t count, uint32_t seed) {
+  return Filled<uint16_t>(count, seed, [] __device__(uint32_t hash) {
+    // Exponent of 2^-10 .. 2^-7, random mantissa.
+    return static_cast<uint16_t>((hash & 0x7f) | ((117 + (hash >> 20) % 4) << 7));
+  });
+}
+
 DeviceBuffer<float> RandomScales(size_t count, uint32_t seed) {
   return Filled<float>(count, seed, [] __device__(uint32_t hash) {
     return 0.001f + static_cast<float>(hash % 1000) * 1e-5f;

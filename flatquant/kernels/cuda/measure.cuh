@@ -23,5 +23,6 @@ DeviceBuffer<int8_t> RandomCodes(size_t count, uint32_t seed, int shift = 0);
 // fp16 normal-like values in about [-4, 4].
 DeviceBuffer<uint16_t> RandomHalves(size_t count, uint32_t seed);
 DeviceBuffer<float> RandomScales(size_t count, uint32_t seed);
+DeviceBuffer<uint16_t> RandomBf16Scales(size_t count, uint32_t seed);
 
 }  // namespace flatquant::cuda_bench

@@ -18,7 +18,7 @@ void Run(cuda_bench::Report& report) {
     const DeviceBuffer<uint16_t> transform = cuda_bench::RandomHalves(kDim * kDim, 2);
     const size_t vectors = static_cast<size_t>(kHeads * tokens);
     const DeviceBuffer<uint8_t> data(2 * vectors * kDim / 2), zero(2 * vectors);
-    const DeviceBuffer<float> scale(2 * vectors);
+    const DeviceBuffer<uint16_t> scale(2 * vectors);
     const DeviceBuffer<float> rotation =
         cuda_bench::RandomScales(static_cast<size_t>(tokens * kDim / 2), 3);
     std::vector<int32_t> positions;
@@ -47,7 +47,7 @@ void Run(cuda_bench::Report& report) {
       CudaQuantizeKv(args, stream);
     });
     report.Bytes("quantize_kv", std::to_string(tokens) + " x 32 x 128", seconds,
-                 static_cast<double>(tokens * kHeads) * (4 * 2 * kDim + 2 * (kDim / 2 + 5)));
+                 static_cast<double>(tokens * kHeads) * (4 * 2 * kDim + 2 * (kDim / 2 + 3)));
   }
 }
 

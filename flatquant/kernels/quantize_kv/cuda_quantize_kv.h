@@ -12,15 +12,16 @@ namespace flatquant {
 // As KvPlane with a slot in front: the vector of slot s, KV head h and position p is
 // number (s * heads + h) * capacity + p. With 2..4 bits elements are nibbles (even
 // element low) and stand for (q - zero) * scale; with 16 bits they are of the
-// activations' type.
+// activations' type. A scale is a bfloat16, which codes are made with: it has a float's range,
+// and a step's attention, which reads the whole cache, 3 bytes for a vector beside its codes.
 struct CudaKvPlane {
   int bits = 4;  // 2..4, or 16
   int64_t heads = 0;
-  int64_t head_dim = 0;     // 64 or 128
-  int64_t capacity = 0;     // positions per slot, a multiple of 32
-  uint8_t* data = nullptr;  // [slots, heads, capacity, VectorBytes()], 16-byte aligned
-  float* scale = nullptr;   // [slots, heads, capacity], 16-byte aligned; 16 bits: nullptr
-  uint8_t* zero = nullptr;  // the same
+  int64_t head_dim = 0;       // 64 or 128
+  int64_t capacity = 0;       // positions per slot, a multiple of 32
+  uint8_t* data = nullptr;    // [slots, heads, capacity, VectorBytes()], 16-byte aligned
+  uint16_t* scale = nullptr;  // [slots, heads, capacity], 16-byte aligned; 16 bits: nullptr
+  uint8_t* zero = nullptr;    // the same
 
   constexpr bool packed() const { return bits <= 4; }
   constexpr int64_t VectorBytes() const { return packed() ? head_dim / 2 : head_dim * 2; }
@@ -40,7 +41,7 @@ struct CudaQuantizeKvArgs {
   int64_t heads = 0;                   // of Q
   const int32_t* positions = nullptr;  // [tokens], below the planes' capacity
   const int32_t* slots = nullptr;      // [tokens]
-  const void* q_norm = nullptr;        // [head_dim] of dtype; nullptr: no norm
+  const void* q_norm = nullptr;        // [head_dim] of dtype, 16-byte aligned; nullptr: no norm
   const void* k_norm = nullptr;
   float norm_eps = 0;
   const float* cos = nullptr;  // [positions, head_dim / 2], 16-byte aligned; nullptr: no rotation

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "flatquant/base/half.h"
 #include "flatquant/kernels/cuda/element.cuh"
 #include "flatquant/kernels/cuda/testing.cuh"
 #include "flatquant/kernels/quantize_kv/cuda_quantize_kv.h"
@@ -101,7 +102,7 @@ Expected Apply(const Case& c, std::vector<double> x, int64_t token, const std::v
 struct Plane {
   int bits;
   DeviceBuffer<uint8_t> data, zero;
-  DeviceBuffer<float> scale;
+  DeviceBuffer<uint16_t> scale;
   Plane(const Case& c, int bits)
       : bits(bits),
         data(static_cast<size_t>(2 * c.kv_heads * c.capacity * (bits == 16 ? 4 : 1) * c.dim / 2)),
@@ -168,7 +169,7 @@ void RunCase(Rng& rng) {
   const std::vector<T> q_host = q.Download();
   struct Host2 {
     std::vector<uint8_t> data, zero;
-    std::vector<float> scale;
+    std::vector<uint16_t> scale;
   };
   const Host2 host[2] = {{k.data.Download(), k.zero.Download(), k.scale.Download()},
                          {v.data.Download(), v.zero.Download(), v.scale.Download()}};
@@ -228,9 +229,10 @@ void RunCase(Rng& rng) {
         continue;
       }
       const double top = (1 << bits) - 1;
-      const double scale = plane.scale[vector];
+      const double scale = BF16ToFloat(plane.scale[vector]);
       const double zero = plane.zero[vector];
-      worst_scale.Compare(scale, (clip.max * hi - clip.min * lo) / top, (2 * most + 1e-5) / top, t,
+      const double exact_scale = (clip.max * hi - clip.min * lo) / top;
+      worst_scale.Compare(scale, exact_scale, (2 * most + 1e-5) / top + 0x1p-8 * exact_scale, t,
                           head);
       worst_scale.Compare(zero, -clip.min * lo / scale, 0.5 + 1e-4 + most / scale, t, head);
       for (size_t i = 0; i < x.size(); ++i) {

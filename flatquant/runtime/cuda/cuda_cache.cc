@@ -42,7 +42,7 @@ uint64_t CudaSlotPool::slot_bytes() const {
     const CudaKvPlane& view = plane.view;
     const uint64_t vectors = static_cast<uint64_t>(view.heads * capacity_);
     total += vectors * static_cast<uint64_t>(view.VectorBytes());
-    if (view.packed()) total += vectors * (sizeof(float) + 1);  // scale, zero
+    if (view.packed()) total += vectors * (sizeof(uint16_t) + 1);  // scale, zero
   }
   return total;
 }

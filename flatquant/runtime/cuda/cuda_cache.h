@@ -37,7 +37,7 @@ class CudaSlotPool {
  private:
   struct Plane {
     DeviceBuffer<uint8_t> data;
-    DeviceBuffer<float> scale;
+    DeviceBuffer<uint16_t> scale;
     DeviceBuffer<uint8_t> zero;
     CudaKvPlane view;
   };

@@ -1,0 +1,32 @@
+#include "flatquant/kernels/cuda/device.cuh"
+#include "flatquant/kernels/cuda/element.cuh"
+#include "flatquant/kernels/quantize_kv/cuda_quantize_kv.h"
+
+namespace flatquant {
+namespace {
+
+// Fragments of P^T as mma.sync's second operand, which cuda_head_transform.cuh describes.
+template <typename T>
+__global__ void PackHeadTransformKernel(const float* matrix, int dim, T* packed) {
+  const int index = blockIdx.x * blockDim.x + threadIdx.x;
+  if (index >= dim * dim) return;
+  const int lane = index / 8 % 32;
+  const int block = index / 256;
+  const int row = block % (dim / 32) * 32 + index % 8 / 2 * 8 + lane % 4 * 2 + index % 2;
+  const int col = block / (dim / 32) * 8 + lane / 4;
+  packed[index] = cuda::Element<T>::FromFloat(matrix[row * dim + col]);
+}
+
+}  // namespace
+
+void CudaPackHeadTransform(const float* matrix, int64_t head_dim, DType dtype, void* packed,
+                           CudaStream stream) {
+  cuda::ForElement(dtype, [&](auto element) {
+    PackHeadTransformKernel<<<static_cast<unsigned>(CeilDiv(head_dim * head_dim, 256)), 256, 0,
+                              stream>>>(matrix, static_cast<int>(head_dim),
+                                        static_cast<decltype(element)*>(packed));
+  });
+  CheckCudaLaunch("CudaPackHeadTransform");
+}
+
+}  // namespace flatquant
