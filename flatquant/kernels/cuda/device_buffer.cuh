@@ -45,8 +45,11 @@ class DeviceBuffer {
   size_t size() const { return size_; }
   size_t bytes() const { return size_ * sizeof(T); }
 
+  // Complete when it returns, for every stream: a copy from pageable memory alone may still be on
+  // its way from where the driver has staged it, and only the default stream would wait for it.
   void Upload(const std::vector<T>& values) {
     FLATQUANT_CUDA(cudaMemcpy(data_, values.data(), bytes(), cudaMemcpyHostToDevice));
+    FLATQUANT_CUDA(cudaStreamSynchronize(nullptr));
   }
   // Waits for the device.
   std::vector<T> Download() const {
