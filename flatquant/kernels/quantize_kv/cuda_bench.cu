@@ -9,7 +9,7 @@ namespace {
 
 // LLaMA-2-7B's heads.
 void Run(cuda_bench::Report& report) {
-  for (const int64_t tokens : {1, 64, 2048}) {
+  for (const int64_t tokens : {1, 64, 512, 2048}) {
     constexpr int64_t kHeads = 32, kDim = 128, kStride = 3 * kHeads * kDim;
     constexpr int kCopies = 4;
     const DeviceBuffer<uint16_t> qkv =

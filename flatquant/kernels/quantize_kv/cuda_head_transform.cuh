@@ -2,13 +2,13 @@
 
 #include "flatquant/kernels/cuda/swizzle.cuh"
 #include "flatquant/kernels/cuda/tensor_core.cuh"
+#include "flatquant/kernels/quantize_kv/cuda_kernels.h"
 #include "flatquant/kernels/quantize_kv/cuda_vector_part.cuh"
 
 // The product of 16 vectors of a head with a transform. Each warp of a CTA makes its share of the
 // columns, which it holds in registers.
 namespace flatquant::cuda {
 
-constexpr int kHeadTokens = 16;
 constexpr int kHeadWarps = kHeadTokens * kVectorLanes / 32;
 
 // Between lanes that hold parts of vectors and warps that multiply.

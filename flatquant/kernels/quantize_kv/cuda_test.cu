@@ -6,7 +6,7 @@
 #include "flatquant/base/half.h"
 #include "flatquant/kernels/cuda/element.cuh"
 #include "flatquant/kernels/cuda/testing.cuh"
-#include "flatquant/kernels/quantize_kv/cuda_quantize_kv.h"
+#include "flatquant/kernels/quantize_kv/cuda_kernels.h"
 
 namespace flatquant {
 namespace {
@@ -26,9 +26,9 @@ constexpr float kNormEps = 1e-3f;
 
 int RandomBits(Rng& rng) { return rng.Below(3) == 0 ? 16 : 2 + static_cast<int>(rng.Below(3)); }
 
-Case RandomCase(Rng& rng) {
+Case RandomCase(Rng& rng, int64_t most_tokens) {
   Case c;
-  c.tokens = cuda_testing::RandomSize(rng, 150);
+  c.tokens = cuda_testing::RandomSize(rng, most_tokens);
   c.kv_heads = 1 + static_cast<int64_t>(rng.Below(3));
   c.heads = c.kv_heads * (1 + static_cast<int64_t>(rng.Below(3)));
   c.dim = rng.Below(2) == 0 ? 64 : 128;
@@ -123,9 +123,11 @@ struct Plane {
   }
 };
 
+using Kernel = void (*)(const CudaQuantizeKvArgs&, CudaStream);
+
 template <typename T>
-void RunCase(Rng& rng) {
-  const Case c = RandomCase(rng);
+void RunCase(Rng& rng, int64_t most_tokens, Kernel kernel) {
+  const Case c = RandomCase(rng, most_tokens);
   SCOPED_TRACE(::testing::Message() << c.tokens << " tokens, " << c.heads << " heads, "
                                     << c.kv_heads << " KV heads, head_dim " << c.dim << ", "
                                     << c.k_bits << " and " << c.v_bits << " bits");
@@ -165,7 +167,7 @@ void RunCase(Rng& rng) {
   args.k = k.view(c);
   args.v = v.view(c);
   args.q = q.get();
-  CudaQuantizeKv(args, nullptr);
+  kernel(args, nullptr);
   const std::vector<T> q_host = q.Download();
   struct Host2 {
     std::vector<uint8_t> data, zero;
@@ -249,10 +251,26 @@ void RunCase(Rng& rng) {
   worst_code.Check();
 }
 
-TEST(CudaQuantizeKvTest, MatchesTheFormula) {
+void ExpectFormulaOften(int64_t most_tokens, Kernel kernel) {
+  cuda_testing::ForEachCase(20, [&](Rng& rng) {
+    rng.Below(2) == 0 ? RunCase<__half>(rng, most_tokens, kernel)
+                      : RunCase<__nv_bfloat16>(rng, most_tokens, kernel);
+  });
+}
+
+TEST(CudaQuantizeKvTest, MmaMatchesTheFormula) {
   FLATQUANT_NEEDS_CUDA();
-  cuda_testing::ForEachCase(
-      20, [](Rng& rng) { rng.Below(2) == 0 ? RunCase<__half>(rng) : RunCase<__nv_bfloat16>(rng); });
+  ExpectFormulaOften(150, cuda::QuantizeKvMma);
+}
+
+TEST(CudaQuantizeKvTest, WgmmaMatchesTheFormula) {
+  FLATQUANT_NEEDS_HOPPER();
+  ExpectFormulaOften(150, cuda::QuantizeKvWgmma);
+}
+
+TEST(CudaQuantizeKvTest, DispatchMatchesTheFormula) {
+  FLATQUANT_NEEDS_CUDA();
+  ExpectFormulaOften(500, CudaQuantizeKv);
 }
 
 }  // namespace
