@@ -13,14 +13,11 @@
 namespace flatquant {
 namespace {
 
-// Writes the likelihoods of a window's scored tokens.
+// Writes the likelihoods of a window's scored tokens. Its last token, which predicts nothing, is
+// not run, as beside a divergence (logit_rows.h): the same rows give the same bits.
 void RunWindow(const Engine& engine, Sequence& sequence, std::span<const int32_t> tokens,
                std::span<float> nll) {
   sequence.Clear();
-  if (nll.size() + 1 == tokens.size()) {
-    engine.TokenNll(sequence, tokens, nll);
-    return;
-  }
   std::vector<TokenScore> scores(nll.size());
   const ScoreItem item{&sequence, tokens.first(tokens.size() - 1), tokens.last(nll.size()), scores};
   engine.Score({&item, 1});
