@@ -1,9 +1,8 @@
-#include <algorithm>
-
 #include "flatquant/kernels/cuda/dependent_launch.cuh"
 #include "flatquant/kernels/cuda/device.cuh"
 #include "flatquant/kernels/cuda/head_dim.cuh"
 #include "flatquant/kernels/cuda/hopper.cuh"
+#include "flatquant/kernels/cuda/swizzle.cuh"
 #include "flatquant/kernels/cuda/wgmma.cuh"
 #include "flatquant/kernels/quantize_kv/cuda_head_rows.cuh"
 
@@ -43,9 +42,8 @@ struct Shared {
       const int row = i / 32 % (kDim / 32) * 32;
 #pragma unroll
       for (int w = 0; w < 4; ++w) {
-        const int chunk = row % 64 / 8 + w;
-        uint8_t* to = transform + row / 64 * kPanelBytes + column * 128 +
-                      ((chunk ^ column % 8) << 4) + lane % 4 * 4;
+        uint8_t* to = transform + row / 64 * kPanelBytes +
+                      ChunkOffset<64>(column, row % 64 / 8 + w) + lane % 4 * 4;
         *reinterpret_cast<uint32_t*>(to) = words[w];
       }
     }
