@@ -20,12 +20,16 @@ template <bool kIsSigned>
   return sum;
 }
 
-// The same with unsigned codes and, in each lane, the four signed digits at `digits`.
+// The same with unsigned codes and, in each lane, the four signed digits at `digits` + kOffset.
+// The offset belongs to the instruction: of one address per instruction GCC makes as many
+// loop invariants, and a load of each.
+template <int kOffset>
 [[gnu::always_inline]] inline __m512i AddProductsOfFour(__m512i sum, const uint8_t* digits,
                                                         __m512i codes) {
-  __asm__("vpdpbusd %2%{1to16%}, %1, %0"
+  __asm__("vpdpbusd %c3(%2)%{1to16%}, %1, %0"
           : "+v"(sum)
-          : "v"(codes), "m"(*reinterpret_cast<const uint8_t(*)[4]>(digits)));
+          : "v"(codes), "r"(digits), "i"(kOffset),
+            "m"(*reinterpret_cast<const uint8_t(*)[kOffset + 4]>(digits)));
   return sum;
 }
 

@@ -101,17 +101,27 @@ inline __m512 FromDigits(const int32_t* sums, int64_t stride) {
   return _mm512_fmadd_ps(high, _mm512_set1_ps(256.0f), low);
 }
 
-// 2^x for x <= 0, with a relative error below 2^-23 (a minimax polynomial of degree 5 on
-// [0, 1]); 0 below -86, as SoftmaxExpLanes (vector_exp.h) and for its reasons.
+// 2^x for x <= 0; 0 below -86, as SoftmaxExpLanes (vector_exp.h) and for its reasons. A
+// minimax polynomial on [0, 1]: of degree 5, with a relative error below 2^-23, or, for
+// weights of one digit, of degree 3, with one of 2^-13.7, a fiftieth of that digit's rounding.
+template <int kDigits>
 inline __m512 SoftmaxPowerOfTwo(__m512 x) {
   const __mmask16 counts = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-86.0f), _CMP_NLT_UQ);
   const __m512 f = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF);  // x - floor(x)
-  __m512 p = _mm512_set1_ps(0.0018775767f);
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.0089893401f));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.0558263181f));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.2401536170f));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.6931530732f));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.9999999251f));
+  __m512 p;
+  if constexpr (kDigits == 1) {
+    p = _mm512_set1_ps(0.0780245227f);
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.2260671554f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.6958335405f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.9999252186f));
+  } else {
+    p = _mm512_set1_ps(0.0018775767f);
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.0089893401f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.0558263181f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.2401536170f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.6931530732f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.9999999251f));
+  }
   return _mm512_maskz_scalef_ps(counts, p, x);
 }
 

@@ -264,7 +264,8 @@ class IntegerAttention {
       }
       const __m512 scale = _mm512_loadu_ps(v_scale_ + 16 * i);
       Unroll<kSome>([&](auto s) {
-        const __m512 weight = SoftmaxPowerOfTwo(_mm512_fmsub_ps(x[s][i], units[s], tops[s]));
+        const __m512 weight =
+            SoftmaxPowerOfTwo<kDigits>(_mm512_fmsub_ps(x[s][i], units[s], tops[s]));
         total[s] = total[s] + weight;
         x[s][i] = weight * scale;
         most[s] = _mm512_max_epu32(most[s], _mm512_castps_si512(x[s][i]));
@@ -281,7 +282,7 @@ class IntegerAttention {
         WeightDigits<kDigits>(four, digits + 64 * i, kCodeKeys);
       });
       weight_unit_[r + s] = FixedUnit(heaviest, kWeightMax<kDigits>);
-      const __m512 shrink = SoftmaxPowerOfTwo(_mm512_set1_ps(shrink_[r + s]));
+      const __m512 shrink = SoftmaxPowerOfTwo<2>(_mm512_set1_ps(shrink_[r + s]));
       shrink_[r + s] = _mm512_cvtss_f32(shrink);
       float* totals = totals_ + 16 * (row + r + s);
       _mm512_storeu_ps(totals, _mm512_fmadd_ps(_mm512_loadu_ps(totals), shrink, total[s]));

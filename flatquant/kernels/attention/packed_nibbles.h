@@ -104,11 +104,12 @@ class PackedNibbles {
     return key < whole_ ? v_row_ + key * v_.row_bytes : v_tail_ + (key - whole_) * v_.row_bytes;
   }
 
+  // Flattened, or GCC leaves sums of vectors of 128 bytes in memory.
   template <int kSome, int kBytes>
-  void Keys(const uint8_t* queries, int64_t keys, int32_t* products, Ahead& ahead) const {
-    // Sums over high nibbles, of 16 codes, are held apart where registers are left: a shift
-    // of each row's sum instead of each word's nibbles.
-    constexpr bool kIsApart = kSome <= 4;
+  [[gnu::flatten]] void Keys(const uint8_t* queries, int64_t keys, int32_t* products,
+                             Ahead& ahead) const {
+    // Sums over high nibbles, of 16 codes, are held apart: a shift of each row's sum instead
+    // of each word's nibbles, and chains of products half as long.
     constexpr int kDepth = 2 * kBytes;
     const __m512i mask = _mm512_set1_epi8(15);
     const uint8_t* asked = ahead.next();
@@ -136,19 +137,18 @@ class PackedNibbles {
         });
         TransposeShort(m);
         Unroll<8>([&](auto w) {
-          const uint8_t* digits = queries + 64 * column + 8 * w;
           const __m512i even = _mm512_and_si512(m[w], mask);
-          const __m512i odd = kIsApart ? _mm512_andnot_si512(mask, m[w]) : HighNibbles(m[w]);
+          const __m512i odd = _mm512_andnot_si512(mask, m[w]);
           Unroll<kSome>([&](auto r) {
-            __m512i& odd_sum = kIsApart ? high[r] : low[r];
-            low[r] = AddProductsOfFour(low[r], digits + r * kDepth, even);
-            odd_sum = AddProductsOfFour(odd_sum, digits + r * kDepth + 4, odd);
+            constexpr int kOffset = r * kDepth + 64 * column + 8 * w;
+            low[r] = AddProductsOfFour<kOffset>(low[r], queries, even);
+            high[r] = AddProductsOfFour<kOffset + 4>(high[r], queries, odd);
           });
         });
       });
       Unroll<kSome>([&](auto r) {
-        if constexpr (kIsApart) low[r] = _mm512_add_epi32(low[r], _mm512_srai_epi32(high[r], 4));
-        _mm512_storeu_si512(products + r * kCodeKeys + j, low[r]);
+        const __m512i sum = _mm512_add_epi32(low[r], _mm512_srai_epi32(high[r], 4));
+        _mm512_storeu_si512(products + r * kCodeKeys + j, sum);
       });
     }
     ahead.Skip(keys * kBytes / 64);
