@@ -29,29 +29,10 @@ inline constexpr int64_t kTileSize = kTileHeight * kTileBytes;
 
 #if defined(__AMX_TILE__) || defined(__AMXTILE__)  // as GCC and Clang call it
 
-// Assembly, because the compilers' intrinsics want literal tile numbers, which a
-// template's argument is not.
-class AmxTiles {
+// The unit while the thread has it configured (AmxTiles). Assembly, because the compilers'
+// intrinsics want literal tile numbers, which a template's argument is not.
+class ConfiguredAmxTiles {
  public:
-  AmxTiles() noexcept {
-    struct alignas(64) {
-      uint8_t palette = 1;
-      uint8_t start_row = 0;
-      uint8_t reserved[14] = {};
-      uint16_t bytes_per_row[16] = {};
-      uint8_t rows[16] = {};
-    } config;
-    static_assert(sizeof(config) == 64);
-    for (int t = 0; t < 8; ++t) {
-      config.bytes_per_row[t] = kTileBytes;
-      config.rows[t] = kTileHeight;
-    }
-    __asm__ volatile("ldtilecfg %0" ::"m"(config));
-  }
-  ~AmxTiles() { __asm__ volatile("tilerelease"); }
-  AmxTiles(const AmxTiles&) = delete;
-  AmxTiles& operator=(const AmxTiles&) = delete;
-
   template <int kTile>
   void Zero() noexcept {
     __asm__ volatile("tilezero %%tmm%c0" ::"i"(kTile));
@@ -82,6 +63,37 @@ class AmxTiles {
   void DotUint8Int8() noexcept {
     __asm__ volatile("tdpbusd %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(kC), "i"(kA), "i"(kB));
   }
+};
+
+// Eight tiles of full size.
+struct alignas(64) AmxTileConfig {
+  uint8_t palette = 1;
+  uint8_t start_row = 0;
+  uint8_t reserved[14] = {};
+  uint16_t bytes_per_row[16] = {};
+  uint8_t rows[16] = {};
+
+  constexpr AmxTileConfig() {
+    for (int t = 0; t < 8; ++t) {
+      bytes_per_row[t] = kTileBytes;
+      rows[t] = kTileHeight;
+    }
+  }
+};
+static_assert(sizeof(AmxTileConfig) == 64);
+
+class AmxTiles : public ConfiguredAmxTiles {
+ public:
+  AmxTiles() noexcept { Configure(); }
+  ~AmxTiles() { Release(); }
+  AmxTiles(const AmxTiles&) = delete;
+  AmxTiles& operator=(const AmxTiles&) = delete;
+
+  static void Configure() noexcept {
+    static constexpr AmxTileConfig kConfig;
+    __asm__ volatile("ldtilecfg %0" ::"m"(kConfig));
+  }
+  static void Release() noexcept { __asm__ volatile("tilerelease"); }
 };
 
 #endif  // AMX

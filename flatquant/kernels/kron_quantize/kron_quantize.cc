@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "flatquant/base/error.h"
+#include "flatquant/kernels/kron_quantize/ask_ahead.h"
 #include "flatquant/kernels/kron_quantize/tile_operands.h"
 #include "flatquant/kernels/registry.h"
 #include "flatquant/kernels/scratch.h"
@@ -52,12 +53,15 @@ KronScratch MakeScratch(const KronTransform& transform, int64_t tokens) {
   }
   const int64_t half = (tokens * transform.left_size + 15) * scratch.stride;
   const int64_t tiles = RoundUp(TileOperandElements(transform, tokens), 32) / 2;  // in floats
-  float* memory = ThreadScratch<KronTag, float>(static_cast<size_t>(input + 2 * half + 2 * tiles));
+  // With both factors the result may lie where the input was.
+  const bool is_shared = transform.left.size() > 0 && transform.right.size() > 0;
+  const int64_t first = is_shared ? std::max(input, half) : input + half;
+  float* memory = ThreadScratch<KronTag, float>(static_cast<size_t>(first + half + 2 * tiles));
   scratch.input = memory;
-  scratch.half = memory + input;
-  scratch.y = scratch.half + half;
-  scratch.high = reinterpret_cast<uint16_t*>(scratch.y + half);
-  scratch.low = reinterpret_cast<uint16_t*>(scratch.y + half + tiles);
+  scratch.y = is_shared ? memory : memory + input;
+  scratch.half = memory + first;
+  scratch.high = reinterpret_cast<uint16_t*>(scratch.half + half);
+  scratch.low = reinterpret_cast<uint16_t*>(scratch.half + half + tiles);
   return scratch;
 }
 
@@ -109,13 +113,14 @@ class Task {
 
  private:
   KronAhead::Range Next(const float* input, int64_t begin, int64_t end) const {
-    if (input == nullptr) return {};
+    // The hardware sees a quantization alone coming.
+    if (input == nullptr || transform_.is_identity()) return {};
     return {input + begin * width_, input + end * width_};
   }
   static size_t Bytes(int64_t floats) { return static_cast<size_t>(floats) * sizeof(float); }
 
   // The transform's input: x itself, or what the input stage makes of it in `made`.
-  const float* Input(float* made) const {
+  const float* Input(float* made) {
     const float* x = args_.x + begin_ * width_;
     if (args_.input.norm_weight != nullptr) {
       kernel_.rms_norm->run(
@@ -123,10 +128,21 @@ class Task {
       return made;
     }
     if (args_.input.up != nullptr) {
-      kernel_.swiglu->run({x, args_.input.up + begin_ * width_, tokens_, width_, made}, 0, tokens_);
+      Swiglu(x, args_.input.up + begin_ * width_, made);
       return made;
     }
     return x;
+  }
+
+  // In pieces, between which the next tokens' input is asked for.
+  void Swiglu(const float* gate, const float* up, float* y) {
+    constexpr int64_t kPiece = 512;
+    const int64_t n = tokens_ * width_;
+    ShareWithSwiglu(ahead_, (n + kPiece - 1) / kPiece);
+    for (int64_t i = 0; i < n; i += kPiece) {
+      AskAhead(ahead_);
+      kernel_.swiglu->run({gate + i, up + i, 1, std::min(kPiece, n - i), y + i}, 0, 1);
+    }
   }
 
   // Whether the result's rows are those that a kernel writes, without any beyond.
@@ -136,10 +152,11 @@ class Task {
     return transform_.right_size % 16 == 0 && product_rows % 16 == 0;
   }
 
-  void Quantize(const float* y, KronToken token) const {
+  void Quantize(const float* y, KronToken token) {
+    ShareAhead(ahead_, LinesAhead(ahead_), tokens_ * token.rows * (1 + args_.clip_count));
     for (int64_t t = 0; t < tokens_; ++t) {
       token.y = y + t * token.rows * token.stride;
-      kernel_.quantize(args_, begin_ + t, token);
+      kernel_.quantize(args_, begin_ + t, token, ahead_);
     }
   }
 
@@ -183,12 +200,16 @@ void KronQuantize(const KronQuantizeArgs& args, ThreadPool& pool) noexcept {
   constexpr int64_t kMostSlices = 8;
   constexpr int64_t kTurns = 4;
   const int64_t slices = std::clamp<int64_t>(share / (slice * kTurns), 1, kMostSlices);
+  const KronQuantizeKernel& kernel = *args.transform->kernel;
+  const bool takes_unit = kernel.take_unit != nullptr && !args.transform->is_identity();
   const auto run = [&](size_t first, size_t last) {
     const auto end = static_cast<int64_t>(last);
+    if (takes_unit) kernel.take_unit();
     for (auto t = static_cast<int64_t>(first); t < end; t += slice) {
       const int64_t next = std::min(t + slice, end);
       Task(args, t, next, std::min(next + slice, end)).Run();
     }
+    if (takes_unit) kernel.release_unit();
   };
   pool.ParallelFor(static_cast<size_t>(args.tokens), static_cast<size_t>(slice * slices), run);
 }

@@ -85,13 +85,15 @@ struct KronToken {
 };
 
 // The next tokens' input as far as nobody has asked memory for it: it arrives while these
-// tokens are transformed, which needs no memory (ask_ahead.h).
+// tokens are worked on, which needs no memory. A core holds few requests and stalls when
+// there are more, so they are spread over all of a task's work (ask_ahead.h).
 struct KronAhead {
   struct Range {
     const float* next = nullptr;
     const float* end = nullptr;
   };
-  Range ranges[2];  // of x and of input.up
+  Range ranges[2];         // of x and of input.up
+  int64_t step_lines = 0;  // that a step of the work asks for
 };
 
 // A thread's memory for the tokens of a task, each part 64-byte aligned.
@@ -99,7 +101,7 @@ struct KronScratch {
   int64_t stride = 0;        // R rounded up to 16: elements of a row of half and y
   float* input = nullptr;    // [tokens, L, R]: what the input stage made
   float* half = nullptr;     // [tokens * L + 15, stride]: X right
-  float* y = nullptr;        // [tokens * L + 15, stride]
+  float* y = nullptr;        // [tokens * L + 15, stride]; with both factors where input is
   uint16_t* high = nullptr;  // an operand of a tile product, see tile_operands.h
   uint16_t* low = nullptr;
   KronAhead* ahead = nullptr;  // never nullptr for a kernel
@@ -110,14 +112,21 @@ struct KronQuantizeKernel {
   bool reads_tiles;  // wants left_tiles and right_tiles
   const RmsNormKernel* rms_norm;
   const SwigluKernel* swiglu;
+  // Where a unit has to be taken before calls of transform and given back after them; each
+  // takes its time, so a thread does it once for many. Null where there is none.
+  void (*take_unit)() noexcept = nullptr;
+  void (*release_unit)() noexcept = nullptr;
   // Y of x [tokens, L, R] to y [tokens, L, scratch.stride], for a transform that is
   // not the identity; bits as in KronQuantizeArgs: how fine the result need be. Rows
   // are written in ascending order and up to 15 undefined ones after the last, so that
-  // a kernel may store whole tiles.
+  // a kernel may store whole tiles. With both factors y may lie where x does: x is to be
+  // read to its end, for X right, before y is written.
   void (*transform)(const KronTransform& transform, const float* x, int64_t tokens, int bits,
                     const KronScratch& scratch, float* y) noexcept;
-  // Scales and codes of token t, which is y transformed.
-  void (*quantize)(const KronQuantizeArgs& args, int64_t t, const KronToken& token) noexcept;
+  // Scales and codes of token t, which is y transformed. Each row that is read is a step of
+  // `ahead`: rows (1 + clip_count) altogether.
+  void (*quantize)(const KronQuantizeArgs& args, int64_t t, const KronToken& token,
+                   KronAhead& ahead) noexcept;
 };
 
 void KronQuantize(const KronQuantizeArgs& args, ThreadPool& pool) noexcept;

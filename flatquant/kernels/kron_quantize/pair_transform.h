@@ -80,14 +80,14 @@ constexpr int64_t PairPanels(int64_t vectors) {
 // a_group elements apart. B's vectors stay in L1 while A passes by.
 inline void MultiplyPairs(int64_t rows, int64_t vectors, int64_t blocks, const PairOperand& a,
                           int64_t a_group, PairOperand b, float* c, int64_t c_stride,
-                          const AheadShare& ahead) {
+                          KronAhead& ahead) {
   for (int64_t panels = PairPanels(vectors); panels > 0; --panels) {
     const int64_t width = (vectors + panels - 1) / panels;
     for (int64_t row = 0; row < rows; row += kPairRows) {
       const PairOperand part = {a.data + row / 16 * a_group + row % 16 * a.outer, a.outer, a.block,
                                 a.pair};
       const int64_t height = std::min<int64_t>(kPairRows, rows - row);
-      ahead.Ask();
+      AskAhead(ahead);
       float* corner = c + row * c_stride;
       if (width == 3) MultiplyPairRows<kPairRows, 3>(height, blocks, part, b, corner, c_stride);
       if (width == 2) MultiplyPairRows<kPairRows, 2>(height, blocks, part, b, corner, c_stride);
@@ -108,7 +108,8 @@ inline void TransformPairs(const KronTransform& transform, const float* x, int64
   const bool has_left = transform.left.size() > 0;
   const bool has_right = transform.right.size() > 0;
   const int64_t tiles = (tokens * rows + kPairRows - 1) / kPairRows * PairPanels(stride / 16);
-  const AheadShare ahead(scratch.ahead, (has_right ? tiles : 0) + (has_left ? tiles : 0));
+  KronAhead& ahead = *scratch.ahead;
+  ShareWithTransform(ahead, bits, (has_right ? tiles : 0) + (has_left ? tiles : 0));
   const float* half = x;
   int64_t half_stride = cols;
   if (has_right) {

@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "flatquant/kernels/float_lanes.h"
+#include "flatquant/kernels/kron_quantize/ask_ahead.h"
 #include "flatquant/kernels/kron_quantize/kron_quantize.h"
 
 namespace flatquant {
@@ -13,7 +14,7 @@ struct KronExtremes {
   float min;
 };
 
-inline KronExtremes FindExtremes(const KronToken& token) {
+inline KronExtremes FindExtremes(const KronToken& token, KronAhead& ahead) {
   // Two of each hide the latency.
   Lanes max[2] = {SetLanes(0), SetLanes(0)};
   Lanes min[2] = {SetLanes(0), SetLanes(0)};
@@ -22,6 +23,7 @@ inline KronExtremes FindExtremes(const KronToken& token) {
     min[j] = MinLanes(v, min[j]);
   };
   for (int64_t i = 0; i < token.rows; ++i) {
+    AskAhead(ahead);
     const float* y = token.y + i * token.stride;
     int64_t c = 0;
     for (; c + 2 * kLanes <= token.cols; c += 2 * kLanes) {
@@ -40,7 +42,8 @@ inline KronExtremes FindExtremes(const KronToken& token) {
 // Calls store(destination, codes as floats, count) for each register of a token;
 // count is kLanes but at a row's end. quotient(v) is v / scale.
 template <typename Quotient>
-inline void StoreCodes(const KronToken& token, float top, int8_t* codes, const Quotient& quotient) {
+inline void StoreCodes(const KronToken& token, float top, int8_t* codes, KronAhead& ahead,
+                       const Quotient& quotient) {
   const Lanes high = SetLanes(top);
   const Lanes low = SetLanes(-top - 1.0f);
   // Bounds are integers, so clamping before rounding is the same; the lower one
@@ -49,6 +52,7 @@ inline void StoreCodes(const KronToken& token, float top, int8_t* codes, const Q
   const auto bounded = [&](const float* y) { return MinLanes(high, quotient(LoadLanes(y))); };
   const int8_t lowest = static_cast<int8_t>(-top - 1.0f);
   for (int64_t i = 0; i < token.rows; ++i) {
+    AskAhead(ahead);
     const float* y = token.y + i * token.stride;
     int8_t* row = codes + i * token.cols;
     int64_t c = 0;
@@ -65,27 +69,28 @@ inline void StoreCodes(const KronToken& token, float top, int8_t* codes, const Q
   }
 }
 
-inline void QuantizeToken(const KronToken& token, float scale, float top, int8_t* codes) {
+inline void QuantizeToken(const KronToken& token, float scale, float top, int8_t* codes,
+                          KronAhead& ahead) {
   if (scale < 0x1p-100f || scale > 0x1p100f) {  // where the reciprocal leaves float's range
     const Lanes divisor = SetLanes(scale);
-    StoreCodes(token, top, codes, [&](Lanes v) { return v / divisor; });
+    StoreCodes(token, top, codes, ahead, [&](Lanes v) { return v / divisor; });
     return;
   }
   // The quotient as division rounds it, at a quarter of its price: the remainder of
   // the first estimate is exact, and corrects it.
   const Lanes divisor = SetLanes(scale);
   const Lanes reciprocal = SetLanes(1.0f / scale);
-  StoreCodes(token, top, codes, [&](Lanes v) {
+  StoreCodes(token, top, codes, ahead, [&](Lanes v) {
     const Lanes estimate = v * reciprocal;
     return MulAdd(MulSub(estimate, divisor, v), reciprocal, estimate);
   });
 }
 
-inline void QuantizeLanes(const KronQuantizeArgs& args, int64_t t,
-                          const KronToken& token) noexcept {
+inline void QuantizeLanes(const KronQuantizeArgs& args, int64_t t, const KronToken& token,
+                          KronAhead& ahead) noexcept {
   const int64_t width = token.rows * token.cols;
   const float top = static_cast<float>((1 << (args.bits - 1)) - 1);
-  const KronExtremes extremes = FindExtremes(token);
+  const KronExtremes extremes = FindExtremes(token, ahead);
   for (int64_t k = 0; k < args.clip_count; ++k) {
     const int64_t index = k * args.tokens + t;
     const float from_max = __builtin_fabsf(args.clips[k].max * extremes.max);
@@ -93,7 +98,7 @@ inline void QuantizeLanes(const KronQuantizeArgs& args, int64_t t,
     float scale = (from_max > from_min ? from_max : from_min) / top;
     if (!(scale > 0)) scale = 1.0f;  // zeros, or too small to tell from them
     int8_t* codes = args.codes + index * args.code_stride;
-    QuantizeToken(token, scale, top, codes);
+    QuantizeToken(token, scale, top, codes, ahead);
     for (int64_t c = width; c < args.code_stride; ++c) codes[c] = 0;
     args.scales[index] = scale;
   }

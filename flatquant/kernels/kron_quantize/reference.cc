@@ -15,24 +15,24 @@ void Transform(const KronTransform& transform, const float* x, int64_t tokens, i
                const KronScratch& scratch, float* y) noexcept {
   const int64_t rows = transform.left_size;
   const int64_t cols = transform.right_size;
-  for (int64_t t = 0; t < tokens; ++t) {
-    const float* in = x + t * rows * cols;
-    float* half = scratch.half;
-    float* out = y + t * rows * scratch.stride;
-    for (int64_t i = 0; i < rows; ++i) {
-      for (int64_t j = 0; j < cols; ++j) {
-        if (transform.right.size() == 0) {
-          half[i * cols + j] = in[i * cols + j];
-          continue;
-        }
-        float sum = 0;
-        for (int64_t k = 0; k < cols; ++k) {
-          sum += in[i * cols + k] *
-                 transform.right[static_cast<size_t>(k * transform.right_stride + j)];
-        }
-        half[i * cols + j] = sum;
+  for (int64_t i = 0; i < tokens * rows; ++i) {
+    const float* in = x + i * cols;
+    float* half = scratch.half + i * cols;
+    for (int64_t j = 0; j < cols; ++j) {
+      if (transform.right.size() == 0) {
+        half[j] = in[j];
+        continue;
       }
+      float sum = 0;
+      for (int64_t k = 0; k < cols; ++k) {
+        sum += in[k] * transform.right[static_cast<size_t>(k * transform.right_stride + j)];
+      }
+      half[j] = sum;
     }
+  }
+  for (int64_t t = 0; t < tokens; ++t) {
+    const float* half = scratch.half + t * rows * cols;
+    float* out = y + t * rows * scratch.stride;
     for (int64_t i = 0; i < rows; ++i) {
       for (int64_t j = 0; j < cols; ++j) {
         if (transform.left.size() == 0) {
@@ -62,7 +62,8 @@ float ChooseScale(const KronToken& token, KronClip clip, float top) {
   return scale > 0 ? scale : 1.0f;  // zeros, or too small to tell from them
 }
 
-void Quantize(const KronQuantizeArgs& args, int64_t t, const KronToken& token) noexcept {
+void Quantize(const KronQuantizeArgs& args, int64_t t, const KronToken& token,
+              KronAhead& /*ahead*/) noexcept {
   const int64_t width = token.rows * token.cols;
   const float top = static_cast<float>((1 << (args.bits - 1)) - 1);
   for (int64_t k = 0; k < args.clip_count; ++k) {

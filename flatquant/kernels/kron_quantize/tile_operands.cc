@@ -53,11 +53,13 @@ void PackTileOperands(KronTransform& transform) {
 
 int64_t TileOperandElements(const KronTransform& transform, int64_t tokens) {
   if (!transform.kernel->reads_tiles) return 0;
-  // X [tokens * L, R], then half of one token, [L, R], whose rows are summands.
+  // X [tokens * L, R], then half of one token, [L, R], whose rows are summands; or two
+  // steps of either (tile_transform.h).
   const int64_t first =
       RoundUp(tokens * transform.left_size, 16) * RoundUp(transform.right_size, 32);
   const int64_t second = RoundUp(transform.left_size, 32) * RoundUp(transform.right_size, 16);
-  return std::max(first, second);
+  const int64_t steps = 2 * 32 * RoundUp(std::max(transform.left_size, transform.right_size), 32);
+  return std::max({first, second, steps});
 }
 
 }  // namespace flatquant

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "flatquant/kernels/amx_tiles.h"
@@ -31,7 +32,7 @@ struct TileOperand {
 // the latency of a product, which is three times its duration.
 template <int kTerms, int kM, int kN, typename Tiles>
 inline void MultiplyTiles(Tiles& tiles, int64_t k_tiles, const TileOperand& a, const TileOperand& b,
-                          float* c, int64_t c_stride, const AheadShare& ahead) {
+                          float* c, int64_t c_stride, KronAhead& ahead) {
   tiles.template Zero<0>();
   if constexpr (kN > 1) tiles.template Zero<1>();
   if constexpr (kM > 1) tiles.template Zero<2>();
@@ -51,7 +52,7 @@ inline void MultiplyTiles(Tiles& tiles, int64_t k_tiles, const TileOperand& a, c
     if constexpr (kM > 1 && kN > 1) tiles.template DotBf16<3, 5, 7>();
   };
   for (int64_t k = 0; k < k_tiles; ++k) {
-    ahead.Ask();
+    AskAhead(ahead);
     // In this order each term is loaded once.
     load_a(a.high + k * a.inner);
     if constexpr (kTerms == 2) {
@@ -77,7 +78,7 @@ inline void MultiplyTiles(Tiles& tiles, int64_t k_tiles, const TileOperand& a, c
 template <int kTerms, typename Tiles>
 inline void MultiplyOperands(Tiles& tiles, int64_t m_tiles, int64_t n_tiles, int64_t k_tiles,
                              const TileOperand& a, const TileOperand& b, float* c, int64_t c_stride,
-                             const AheadShare& ahead) {
+                             KronAhead& ahead) {
   for (int64_t n = 0; n < n_tiles; n += 2) {
     const bool two_columns = n + 2 <= n_tiles;
     for (int64_t m = 0; m < m_tiles; m += 2) {
@@ -98,49 +99,106 @@ inline void MultiplyOperands(Tiles& tiles, int64_t m_tiles, int64_t n_tiles, int
   }
 }
 
+// Calls split(i), which writes an operand, and multiply(i), which has the unit multiply it,
+// for each step. An operand is split before the products of the one before it: the unit is
+// busy meanwhile, and what was written is in L1 when it is loaded as tiles.
+template <typename Split, typename Multiply>
+inline void Alternate(int64_t steps, const Split& split, const Multiply& multiply) {
+  if (steps > 0) split(0);
+  for (int64_t i = 0; i < steps; ++i) {
+    if (i + 1 < steps) split(i + 1);
+    multiply(i);
+  }
+}
+
+// One of two operands that take turns in a scratch's memory; `size` elements each.
+struct SplitMemory {
+  uint16_t* high;
+  uint16_t* low;
+
+  SplitMemory(const KronScratch& scratch, int64_t i, int64_t size)
+      : high(scratch.high + i % 2 * size), low(scratch.low + i % 2 * size) {}
+};
+
+// product [rows rounded up to 16, stride] = x [rows, R] right, 32 rows in a step.
 template <int kTerms, typename Tiles>
-inline void TransformTerms(const KronTransform& transform, const float* x, int64_t tokens,
+inline void MultiplyRight(Tiles& tiles, const KronTransform& transform, const float* x,
+                          int64_t rows, const KronScratch& scratch, KronAhead& ahead,
+                          float* product) {
+  const int64_t cols = transform.right_size;
+  const int64_t stride = scratch.stride;
+  const int64_t k_tiles = (cols + 31) / 32;
+  const int64_t words = stride / 16 * k_tiles * kTileWords;
+  const uint16_t* right = transform.right_tiles.data();
+  const TileOperand b = {right, right + words, k_tiles * kTileWords, kTileWords, kTileBytes};
+  const auto count = [&](int64_t i) { return std::min<int64_t>(32, rows - 32 * i); };
+  const auto memory = [&](int64_t i) { return SplitMemory(scratch, i, 32 * 32 * k_tiles); };
+  Alternate((rows + 31) / 32,
+            [&](int64_t i) {
+              SplitRows<kTerms>(x + 32 * i * cols, count(i), cols, memory(i).high, memory(i).low);
+            },
+            [&](int64_t i) {
+              MultiplyOperands<kTerms>(
+                  tiles, (count(i) + 15) / 16, stride / 16, k_tiles,
+                  {memory(i).high, memory(i).low, 16 * 32 * k_tiles, 32, 64 * k_tiles}, b,
+                  product + 32 * i * stride, stride, ahead);
+            });
+}
+
+// y [tokens, L, stride] = left^T half, 32 columns of a token in a step. half has rows
+// half_stride apart, of which half_cols elements count.
+template <int kTerms, typename Tiles>
+inline void MultiplyLeft(Tiles& tiles, const KronTransform& transform, const float* half,
+                         int64_t half_stride, int64_t half_cols, int64_t tokens,
+                         const KronScratch& scratch, KronAhead& ahead, float* y) {
+  const int64_t rows = transform.left_size;
+  const int64_t stride = scratch.stride;
+  const int64_t m_tiles = (rows + 15) / 16;
+  const int64_t k_tiles = (rows + 31) / 32;
+  const int64_t words = m_tiles * k_tiles * kTileWords;
+  const uint16_t* left = transform.left_tiles.data();
+  const TileOperand a = {left, left + words, k_tiles * kTileWords, kTileWords, kTileBytes};
+  const int64_t steps = (stride + 31) / 32;  // of a token
+  const auto memory = [&](int64_t i) { return SplitMemory(scratch, i, 32 * 32 * k_tiles); };
+  Alternate(
+      tokens * steps,
+      [&](int64_t i) {
+        const int64_t column = i % steps * 32;
+        SplitSummands<kTerms>(half + i / steps * rows * half_stride + column, rows,
+                              std::min<int64_t>(32, half_cols - column), half_stride,
+                              memory(i).high, memory(i).low);
+      },
+      [&](int64_t i) {
+        const int64_t column = i % steps * 32;
+        const int64_t width = std::min<int64_t>(32, stride - column);
+        MultiplyOperands<kTerms>(tiles, m_tiles, width / 16, k_tiles, a,
+                                 {memory(i).high, memory(i).low, 32, 32 * width, 4 * width},
+                                 y + i / steps * rows * stride + column, stride, ahead);
+      });
+}
+
+template <int kTerms, typename Tiles>
+inline void TransformTerms(const KronTransform& transform, const float* x, int64_t tokens, int bits,
                            const KronScratch& scratch, float* y) noexcept {
   Tiles tiles;
   const int64_t rows = transform.left_size;
   const int64_t cols = transform.right_size;
   const int64_t stride = scratch.stride;
-  const int64_t n_tiles = stride / 16;
   const bool has_left = transform.left.size() > 0;
   const bool has_right = transform.right.size() > 0;
   const auto blocks = [](int64_t size) { return (size + 31) / 32; };  // of two tiles
   const int64_t right_steps = blocks(tokens * rows) * blocks(stride) * blocks(cols);
   const int64_t left_steps = tokens * blocks(rows) * blocks(stride) * blocks(rows);
-  const AheadShare ahead(scratch.ahead,
-                         (has_right ? right_steps : 0) + (has_left ? left_steps : 0));
-  const float* half = x;
-  int64_t half_stride = cols;
-  if (has_right) {
-    const int64_t k_tiles = (cols + 31) / 32;
-    const int64_t words = n_tiles * k_tiles * kTileWords;
-    const uint16_t* right = transform.right_tiles.data();
-    float* product = has_left ? scratch.half : y;
-    SplitRows<kTerms>(x, tokens * rows, cols, scratch.high, scratch.low);
-    MultiplyOperands<kTerms>(tiles, (tokens * rows + 15) / 16, n_tiles, k_tiles,
-                             {scratch.high, scratch.low, 16 * 32 * k_tiles, 32, 64 * k_tiles},
-                             {right, right + words, k_tiles * kTileWords, kTileWords, kTileBytes},
-                             product, stride, ahead);
-    half = product;
-    half_stride = stride;
+  KronAhead& ahead = *scratch.ahead;
+  ShareWithTransform(ahead, bits, (has_right ? right_steps : 0) + (has_left ? left_steps : 0));
+  if (!has_right) {
+    MultiplyLeft<kTerms>(tiles, transform, x, cols, cols, tokens, scratch, ahead, y);
+    return;
   }
-  if (!has_left) return;
-  const int64_t m_tiles = (rows + 15) / 16;
-  const int64_t k_tiles = (rows + 31) / 32;
-  const int64_t words = m_tiles * k_tiles * kTileWords;
-  const uint16_t* left = transform.left_tiles.data();
-  for (int64_t t = 0; t < tokens; ++t) {
-    SplitSummands<kTerms>(half + t * rows * half_stride, rows,
-                          half_stride == stride ? stride : cols, half_stride, scratch.high,
-                          scratch.low);
-    MultiplyOperands<kTerms>(tiles, m_tiles, n_tiles, k_tiles,
-                             {left, left + words, k_tiles * kTileWords, kTileWords, kTileBytes},
-                             {scratch.high, scratch.low, 32, 32 * stride, 4 * stride},
-                             y + t * rows * stride, stride, ahead);
+  float* product = has_left ? scratch.half : y;
+  MultiplyRight<kTerms>(tiles, transform, x, tokens * rows, scratch, ahead, product);
+  if (has_left) {
+    MultiplyLeft<kTerms>(tiles, transform, product, stride, stride, tokens, scratch, ahead, y);
   }
 }
 
@@ -148,9 +206,9 @@ template <typename Tiles>
 inline void TransformTiles(const KronTransform& transform, const float* x, int64_t tokens, int bits,
                            const KronScratch& scratch, float* y) noexcept {
   if (bits <= kOneTermBits) {
-    TransformTerms<1, Tiles>(transform, x, tokens, scratch, y);
+    TransformTerms<1, Tiles>(transform, x, tokens, bits, scratch, y);
   } else {
-    TransformTerms<2, Tiles>(transform, x, tokens, scratch, y);
+    TransformTerms<2, Tiles>(transform, x, tokens, bits, scratch, y);
   }
 }
 

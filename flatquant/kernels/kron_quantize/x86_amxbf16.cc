@@ -10,7 +10,9 @@ extern const KronQuantizeKernel kKronQuantizeX86AmxBf16;
 const KronQuantizeKernel kKronQuantizeX86AmxBf16 = {.reads_tiles = true,
                                                     .rms_norm = &kRmsNormX86Avx512,
                                                     .swiglu = &kSwigluX86Avx512,
-                                                    .transform = TransformTiles<AmxTiles>,
+                                                    .take_unit = AmxTiles::Configure,
+                                                    .release_unit = AmxTiles::Release,
+                                                    .transform = TransformTiles<ConfiguredAmxTiles>,
                                                     .quantize = QuantizeLanes};
 
 }  // namespace flatquant
