@@ -193,6 +193,19 @@ void AddWeights(CLI::App& command, QuantizeSettings* settings) {
   AddWeightTuning(command, settings);
 }
 
+// Of training from random starts, which 'compare' and 'flatness', whose methods are several, do
+// not offer.
+void AddRestarts(CLI::App& command, QuantizeOptions* options) {
+  command
+      .add_option("--restarts", options->restarts,
+                  "FlatQuant: train each block from N random starts and keep the one of least "
+                  "error; N times the training")
+      ->type_name("N")
+      ->check(Bounds(1, 16))
+      ->capture_default_str()
+      ->group("Calibration");
+}
+
 }  // namespace
 
 Work SetUpQuantize(CLI::App& command) {
@@ -210,6 +223,7 @@ Work SetUpQuantize(CLI::App& command) {
   AddTransforms(command, &a.transforms);
   AddWeights(command, &a.settings);
   AddCalibration(command, &a.settings);
+  AddRestarts(command, &a.settings.options);
   AddResume(command, &a.resume);
   AddDryRun(command, &a);
   AddThreads(command, &a.settings.options.threads);

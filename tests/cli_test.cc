@@ -386,6 +386,10 @@ TEST(Cli, QuantizeInspectEvalGenerate) {
   EXPECT_THAT(Flatquant({"inspect", out}).out,
               AllOf(HasSubstr("attn_in"), HasSubstr("blocks 0-7"), HasSubstr("method: rtn")));
 
+  const Outcome from = Flatquant({"quantize", kDemo, "-o", out, "--from", out, "--restarts", "2"});
+  EXPECT_EQ(from.status, 1);
+  EXPECT_THAT(from.OnlyErrorLine(), HasSubstr("--restarts 2: transforms that are given"));
+
   // A packed model is replaced; the report says the same again.
   const Outcome again = Flatquant({"quantize", kDemo, "-o", out, "--method", "rtn", "--scheme",
                                    "w4a16", "--blocks", "1", "--json", "-"});
@@ -397,6 +401,10 @@ TEST(Cli, QuantizeInspectEvalGenerate) {
   ASSERT_EQ(eval.status, 0) << eval.err;
   EXPECT_LT(json::parse(eval.out)["results"][0]["value"].get<double>(), 200);
   EXPECT_EQ(Flatquant({"generate", out, "-p", "The", "-n", "2"}).status, 0);
+}
+
+TEST(Cli, QuantizeHelpTeachesRestarts) {
+  EXPECT_THAT(Flatquant({"quantize", "--help"}).out, HasSubstr("--restarts N=1 "));
 }
 
 TEST(Cli, QuantizeChecksBeforeItWorks) {
@@ -418,6 +426,15 @@ TEST(Cli, QuantizeChecksBeforeItWorks) {
         "--calib", calib, "--seqlen", "64"},
        1,
        "[quantize.bad_option]"},
+      {{kDemo, "-o", out, "--restarts", "0"}, 2, "--restarts"},
+      {{kDemo, "-o", out, "--restarts", "17"}, 2, "--restarts"},
+      {{kDemo, "-o", out, "--restarts", "2", "--method", "quarot"},
+       1,
+       "--restarts 2: method quarot"},
+      {{kDemo, "-o", out, "--restarts", "2", "--transforms", (folder / "file").string()},
+       1,
+       "--restarts 2: transforms that are given"},
+      {{kDemo, "--dry-run", "--restarts", "2", "--method", "rtn"}, 1, "[quantize.bad_option]"},
       {{kDemo, "-o", out}, 1, "[quantize.needs_calibration]"},
       {{kDemo, "-o", folder.string()}, 1, "[packed.not_replaceable]"},
       {{kDemo, "-o", (folder / "file" / "out").string()}, 1, "file"},

@@ -146,6 +146,7 @@ TEST(ResumeTest, StoppedBySignalRefusesOtherSettingsAndGoesOn) {
   EXPECT_THAT(error, HasSubstr("[job.changed]"));
   EXPECT_THAT(Refusal(out, {"--seed", "1", "--resume", "required"}),
               HasSubstr("--seed was 0, is 1, calibration data was 4 windows of 32 tokens"));
+  EXPECT_THAT(Refusal(out, {"--restarts", "3"}), HasSubstr("--restarts was not given, is 3"));
   ChildProcess run(QuantizeDemo(out, {"--resume", "required"}));
   EXPECT_EQ(run.Wait(), 0) << run.Err();
   ExpectSameModel(out, Default().files);

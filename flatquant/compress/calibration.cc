@@ -67,6 +67,19 @@ class BlockTrainer {
     return result;
   }
 
+  double SelectionLoss() const {
+    const int64_t windows = std::min(kSelectionWindows, stream_.windows());
+    std::vector<int64_t> spaced;
+    for (int64_t i = 0; i < windows; ++i) spaced.push_back(i * stream_.windows() / windows);
+    const at::Tensor chosen = at::tensor(spaced).to(inputs_.device());
+    return Loss(windows, [&](const at::Tensor& all, int64_t begin, int64_t count) {
+      const at::Tensor part =
+          at::empty({count, all.size(1), all.size(2)}, stream_.rope().cos.options());
+      ResidualStream::Select(all, chosen.narrow(0, begin, count), part);
+      return part;
+    });
+  }
+
  private:
   at::Tensor Forward(const at::Tensor& x) const {
     const at::ScalarType weight_type = OperandType(options_.amp, at::kFloat);
@@ -75,15 +88,23 @@ class BlockTrainer {
     return BlockForward(config_, block, stream_.rope(), x, options_.amp);
   }
 
-  // Mean squared error over the first windows.
+  // Loss of the first windows.
   double Probe() const {
+    return Loss(std::min(kProbeWindows, stream_.windows()),
+                [&](const at::Tensor& all, int64_t begin, int64_t count) {
+                  return stream_.Batch(all, begin, count);
+                });
+  }
+
+  // Mean squared error over so many windows; part(all, begin, count) gives some of them.
+  template <typename Part>
+  double Loss(int64_t windows, const Part& part) const {
     at::NoGradGuard no_grad;
-    const int64_t windows = std::min(kProbeWindows, stream_.windows());
     double sum = 0;
     for (int64_t begin = 0; begin < windows; begin += options_.batch) {
       const int64_t count = std::min(options_.batch, windows - begin);
-      const at::Tensor y = Forward(stream_.Batch(inputs_, begin, count));
-      const at::Tensor difference = y - stream_.Batch(stream_.outputs(), begin, count);
+      const at::Tensor y = Forward(part(inputs_, begin, count));
+      const at::Tensor difference = y - part(stream_.outputs(), begin, count);
       sum += difference.square().mean().item<double>() * static_cast<double>(count);
     }
     const double loss = sum / static_cast<double>(windows);
@@ -200,6 +221,12 @@ TrainingResult TrainBlock(const ModelConfig& config, const BlockWeights& weights
                           const ResidualStream& stream, const BlockParameters& parameters,
                           const std::function<void()>& on_step) {
   return BlockTrainer(config, weights, scheme, options, stream, parameters).Run(on_step);
+}
+
+double SelectionLoss(const ModelConfig& config, const BlockWeights& weights, const Scheme& scheme,
+                     const TrainingOptions& options, const ResidualStream& stream,
+                     const BlockParameters& parameters) {
+  return BlockTrainer(config, weights, scheme, options, stream, parameters).SelectionLoss();
 }
 
 }  // namespace flatquant::compress

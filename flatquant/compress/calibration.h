@@ -46,4 +46,15 @@ TrainingResult TrainBlock(const ModelConfig& config, const BlockWeights& weights
                           const ResidualStream& stream, const BlockParameters& parameters,
                           const std::function<void()>& on_step);
 
+// Windows that the trained starts of a block are compared on: more than the probe's, which would
+// leave the choice to the noise of few windows.
+inline constexpr int64_t kSelectionWindows = 32;
+
+// What they are compared by: mean squared error of the quantized block's outputs over up to
+// kSelectionWindows windows, evenly spaced, with matrix products as in training. The arguments
+// as for TrainBlock. Errors: calibration.diverged.
+double SelectionLoss(const ModelConfig& config, const BlockWeights& weights, const Scheme& scheme,
+                     const TrainingOptions& options, const ResidualStream& stream,
+                     const BlockParameters& parameters);
+
 }  // namespace flatquant::compress

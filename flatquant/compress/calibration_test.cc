@@ -4,6 +4,7 @@
 #include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <limits>
 
 #include "flatquant/base/error.h"
@@ -170,6 +171,32 @@ TEST(FlatAdamW, RemembersAGradientThatIsNotFinite) {
     optimizer.Step({at::ones({3})});
     EXPECT_FALSE(optimizer.SawOnlyFinite());
   }
+}
+
+// Every other of 64 windows, which are not those that a probe looks at.
+TEST(SelectionLoss, IsThatOfWindowsEvenlySpaced) {
+  const Bench bench(TinyLlama());
+  ResidualStream stream(bench.model, RandomWindows(bench.config, 64, 24, 3), kCpu);
+  stream.RunBlock(bench.weights, 8);
+  const QuantizeOptions options;
+  const BlockParameters parameters = bench.Initial(options);
+  at::NoGradGuard no_grad;
+  const BlockTensors block =
+      Quantized(Fold(bench.config, bench.weights, parameters, at::kFloat), parameters,
+                options.scheme, OperandType(Amp::kOff, at::kFloat));
+  const auto loss = [&](const at::Tensor& windows) {
+    const at::Tensor x = stream.inputs().index_select(0, windows);
+    const at::Tensor y = BlockForward(bench.config, block, stream.rope(), x, Amp::kOff);
+    const at::Tensor target = stream.outputs().index_select(0, windows);
+    return (y - target).square().mean().item<double>();
+  };
+  TrainingOptions training = ShortTraining();
+  training.batch = 5;  // does not divide them
+  const double actual =
+      SelectionLoss(bench.config, bench.weights, options.scheme, training, stream, parameters);
+  // Sums in another order: of some tens of thousands of squares.
+  EXPECT_NEAR(actual / loss(at::arange(0, 64, 2)), 1, 1e-5);
+  EXPECT_GT(std::abs(actual / loss(at::arange(32)) - 1), 1e-4);
 }
 
 TEST(TrainBlock, NamesDivergence) {

@@ -124,7 +124,12 @@ WorkEstimate EstimateWork(const ModelConfig& config, const QuantizeOptions& opti
           compress::TrainingSteps(compress::TrainingOptionsOf(options), options.nsamples));
     }
     if (steps > 0) {
-      forward(2 * std::min(static_cast<double>(kProbeWindows) * seqlen, all_tokens));
+      const auto forward_some = [&](double times, int64_t windows) {
+        forward(times * std::min(static_cast<double>(windows) * seqlen, all_tokens));
+      };
+      const double starts = options.restarts;
+      forward_some(2 * starts, kProbeWindows);
+      if (options.restarts > 1) forward_some(starts, compress::kSelectionWindows);
       block.matmul_flops +=
           steps * 3 * (batch_tokens * token_flops + counts.fold_flops + counts.evaluate_flops);
       const double weight_passes =
@@ -152,6 +157,8 @@ WorkEstimate EstimateWork(const ModelConfig& config, const QuantizeOptions& opti
   // gradients and moments. In packing: original, folded in float64, and codes.
   double weight_copies = steps > 0 ? 4 * kFloat : kFloat + kDouble + 2 * kFloat;
   if (options.LearnsWeights()) weight_copies += 4 * kFloat;
+  // The best start's corrections wait while another start is trained.
+  if (options.LearnsWeights() && options.restarts > 1) weight_copies += kFloat;
   const double activations =
       steps > 0 ? 3 * batch_tokens * token_bytes : batch_tokens * token_bytes;
   work.memory_bytes = kProgramBytes + work.stream_bytes +

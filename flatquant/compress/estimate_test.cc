@@ -38,6 +38,10 @@ TEST(EstimateTest, WhatARunDoesMoreCostsMore) {
   more.epochs *= 2;
   EXPECT_NEAR(EstimateWork(config, more, 8).block.matmul_flops / base.block.matmul_flops, 2, 0.1);
   more = Options();
+  more.restarts = 3;
+  EXPECT_NEAR(EstimateWork(config, more, 8).block.matmul_flops / base.block.matmul_flops, 3, 0.1);
+  EXPECT_EQ(EstimateWork(config, more, 8).memory_bytes, base.memory_bytes);
+  more = Options();
   more.stream = QuantizeOptions::Stream::kQuantized;
   const WorkEstimate in_order = EstimateWork(config, more, 8);
   EXPECT_EQ(in_order.stream_bytes * 2, base.stream_bytes * 3);

@@ -22,7 +22,10 @@ namespace fs = std::filesystem;
 using compress::RandomWindows;
 using compress::TinyLlama;
 using compress::WriteTinyModel;
+using ::testing::AllOf;
+using testing::ErrorMessage;
 using testing::ErrorName;
+using ::testing::HasSubstr;
 
 std::string FileBytes(const fs::path& path) {
   std::ifstream file(path, std::ios::binary);
@@ -97,6 +100,22 @@ TEST_F(QuantizeTest, ChoosesOtherCodesForOtherWeights) {
     // GPTQ chooses codes on the grid that round to nearest has, too.
     EXPECT_TRUE(SameBytes(models[0].blocks[1].linear(Linear::kDown).scale,
                           models[1].blocks[1].linear(Linear::kDown).scale));
+  }
+}
+
+TEST_F(QuantizeTest, OneStartIsTheDefault) {
+  QuantizeOptions options = ShortCalibration();
+  const fs::path without = testing::ScratchFolder() / "packed";
+  WritePackedModel(Quantize(model_, options, windows_, nullptr), source_, without);
+  for (const int restarts : {1, 4}) {
+    options.restarts = restarts;
+    const fs::path output = testing::ScratchFolder() / "packed";
+    WritePackedModel(Quantize(model_, options, windows_, nullptr), source_, output);
+    bool same = true;
+    for (const auto& entry : fs::directory_iterator(without)) {
+      same &= FileBytes(entry.path()) == FileBytes(output / entry.path().filename());
+    }
+    EXPECT_EQ(same, restarts == 1);
   }
 }
 
@@ -195,6 +214,8 @@ TEST_F(QuantizeTest, NamesWhatIsWrongWithTheOptions) {
   EXPECT_EQ(quantize([](O o) { o->epochs = -1; }), "quantize.bad_option");
   EXPECT_EQ(quantize([](O o) { o->lr = 0; }), "quantize.bad_option");
   EXPECT_EQ(quantize([](O o) { o->weight_lr = 0; }), "quantize.bad_option");
+  EXPECT_EQ(quantize([](O o) { o->restarts = 0; }), "quantize.bad_option");
+  EXPECT_EQ(quantize([](O o) { o->restarts = 17; }), "quantize.bad_option");
   EXPECT_EQ(quantize([](O o) { o->device = "abacus"; }), "quantize.bad_device");
   EXPECT_EQ(quantize([](O o) { o->amp = QuantizeOptions::Amp::kF16; }), "quantize.bad_option");
   EXPECT_EQ(quantize([](O o) {
@@ -209,6 +230,29 @@ TEST_F(QuantizeTest, NamesWhatIsWrongWithTheOptions) {
             "quantize.bad_option");
   EXPECT_EQ(ErrorName([&] { Quantize(model_, ShortCalibration(), nullptr); }),
             "quantize.needs_calibration");
+}
+
+TEST_F(QuantizeTest, RefusesRestartsWithoutRandomStarts) {
+  const auto quantize = [&](auto&& change) {
+    return ErrorMessage([&] {
+      QuantizeOptions options = ShortCalibration();
+      options.restarts = 2;
+      change(&options);
+      Quantize(model_, options, windows_, nullptr);
+    });
+  };
+  for (const char* method : {"rtn", "smoothquant", "quarot", "flattenquant"}) {
+    EXPECT_THAT(quantize([&](QuantizeOptions* o) {
+                  o->method = method;
+                  o->weights = QuantizeOptions::Weights::kGptq;
+                }),
+                AllOf(HasSubstr("--restarts 2"), HasSubstr(method)));
+  }
+  for (const char* file : {"some.pth", "transforms.safetensors"}) {
+    EXPECT_THAT(quantize([&](QuantizeOptions* o) { o->transforms = file; }),
+                AllOf(HasSubstr("--restarts 2"), HasSubstr("have no random starts")));
+  }
+  EXPECT_EQ(quantize([](QuantizeOptions*) {}), "");
 }
 
 // GPTQ and learned weights need text with every method.

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "flatquant/compress/report_json.h"
 #include "flatquant/model/network.h"
@@ -65,12 +66,17 @@ ordered_json ToJson(const BlockReport& report) {
   for (const Site site : kSites) {
     sites.push_back(flatquant::ToJson(site, report.sites[static_cast<size_t>(site)]));
   }
-  return {{"block", report.block},
-          {"loss_before", report.loss_before},
-          {"loss_after", report.loss_after},
-          {"seconds", report.seconds},
-          {"self_test_error", report.self_test_error},
-          {"sites", std::move(sites)}};
+  ordered_json out = {{"block", report.block},
+                      {"loss_before", report.loss_before},
+                      {"loss_after", report.loss_after},
+                      {"seconds", report.seconds},
+                      {"self_test_error", report.self_test_error}};
+  if (!report.start_losses.empty()) {
+    out["start_losses"] = report.start_losses;  // null where infinite
+    out["chosen_start"] = report.chosen_start;
+  }
+  out["sites"] = std::move(sites);
+  return out;
 }
 
 BlockReport BlockReportFromJson(const json& from) {
@@ -80,6 +86,13 @@ BlockReport BlockReportFromJson(const json& from) {
   report.loss_after = from.at("loss_after").get<double>();
   report.seconds = from.at("seconds").get<double>();
   report.self_test_error = from.at("self_test_error").get<double>();
+  if (const auto losses = from.find("start_losses"); losses != from.end()) {
+    for (const json& loss : *losses) {
+      report.start_losses.push_back(loss.is_null() ? std::numeric_limits<double>::infinity()
+                                                   : loss.get<double>());
+    }
+    report.chosen_start = from.at("chosen_start").get<int64_t>();
+  }
   for (size_t i = 0; i < report.sites.size(); ++i) {
     report.sites[i] = SiteReportFromJson(from.at("sites").at(i));
   }
@@ -118,6 +131,14 @@ std::vector<std::string> Warnings(const QuantizeReport& report) {
         fmt::format("block {}: training changed its loss from {:.3e} to {:.3e}, out of line "
                     "with the other blocks; a lower --lr may help",
                     number, block->loss_before, block->loss_after));
+  }
+  for (const BlockReport& block : report.blocks) {
+    const auto diverged = std::count_if(block.start_losses.begin(), block.start_losses.end(),
+                                        [](double loss) { return std::isinf(loss); });
+    if (diverged == 0) continue;
+    warnings.push_back(fmt::format("block {}: {} of its {} starts diverged and {} left out",
+                                   block.block, diverged, block.start_losses.size(),
+                                   diverged == 1 ? "was" : "were"));
   }
   return warnings;
 }

@@ -36,6 +36,10 @@ struct BlockReport {
   double loss_after = 0;   // the same after training
   double seconds = 0;
   double self_test_error = 0;  // see QuantizeReport
+  // Of several starts: what they were compared by (SelectionLoss), infinite for one that
+  // diverged, and which was kept. Empty with one start.
+  std::vector<double> start_losses;
+  int64_t chosen_start = 0;
   SiteReports sites;
 };
 
@@ -57,7 +61,7 @@ struct QuantizeReport {
 // needs at least four blocks.
 std::vector<int64_t> AbnormalBlocks(const std::vector<BlockReport>& blocks);
 
-// A line for people per abnormal block.
+// Lines for people: abnormal blocks, starts that diverged.
 std::vector<std::string> Warnings(const QuantizeReport& report);
 
 // The text of report.json (docs/calibration.md gives its fields).

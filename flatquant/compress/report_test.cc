@@ -3,7 +3,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <limits>
 #include <nlohmann/json.hpp>
+
+#include "flatquant/compress/report_json.h"
 
 namespace flatquant {
 namespace {
@@ -35,6 +38,25 @@ TEST(AbnormalBlocksTest, NamesThoseThatStandOut) {
   // Worse than before is always abnormal; blocks without training are not looked at.
   EXPECT_THAT(AbnormalBlocks(WithRatios({1.2})), ElementsAre(0));
   EXPECT_THAT(AbnormalBlocks(std::vector<BlockReport>(8)), IsEmpty());
+}
+
+TEST(ReportJsonTest, StartsAreThereWhereThereAreSeveral) {
+  BlockReport report;
+  const auto json = [&report] { return nlohmann::json::parse(compress::ToJson(report).dump()); };
+  EXPECT_FALSE(json().contains("start_losses"));
+  EXPECT_FALSE(json().contains("chosen_start"));
+  EXPECT_THAT(compress::BlockReportFromJson(json()).start_losses, IsEmpty());
+  const double infinity = std::numeric_limits<double>::infinity();
+  report.start_losses = {infinity, 0.5, 0.25};
+  report.chosen_start = 2;
+  EXPECT_TRUE(json()["start_losses"][0].is_null());
+  EXPECT_EQ(json()["start_losses"][1], 0.5);
+  const BlockReport back = compress::BlockReportFromJson(json());
+  EXPECT_THAT(back.start_losses, ElementsAre(infinity, 0.5, 0.25));
+  EXPECT_EQ(back.chosen_start, 2);
+  QuantizeReport run;
+  run.blocks = {report};
+  EXPECT_THAT(Warnings(run), ElementsAre(HasSubstr("block 0: 1 of its 3 starts diverged")));
 }
 
 TEST(ReportJsonTest, HasTheDocumentedFields) {

@@ -20,6 +20,8 @@
 namespace flatquant::compress {
 namespace {
 
+constexpr int kMostRestarts = 16;  // QuantizeOptions::restarts
+
 void CheckTrainingOptions(const QuantizeOptions& options) {
   const auto require = [](bool holds, const char* option, const char* what) {
     if (!holds) throw Error("quantize.bad_option", option, what, "see flatquant quantize --help");
@@ -29,9 +31,25 @@ void CheckTrainingOptions(const QuantizeOptions& options) {
   require(options.lr > 0, "--lr", "must be positive");
   require(options.clip_lr > 0, "--clip-lr", "must be positive");
   require(options.weight_lr > 0, "--weight-lr", "must be positive");
+  require(options.restarts >= 1 && options.restarts <= kMostRestarts, "--restarts",
+          "must be between 1 and 16");
   require(options.start == QuantizeOptions::Start::kOrthogonal ||
               options.parametrization == QuantizeOptions::Parametrization::kSvdCayley,
           "--start cayley", "starts Cayley maps, of which --direct-inverse has none");
+}
+
+void CheckRestarts(const Method& method, const QuantizeOptions& options) {
+  if (options.restarts <= 1) return;
+  const std::string what = fmt::format("--restarts {}", options.restarts);
+  if (options.transforms) {
+    throw Error("quantize.bad_option", what, "transforms that are given have no random starts",
+                "leave it out, or train without --transforms and --from");
+  }
+  if (!method.HasRandomStarts()) {
+    throw Error("quantize.bad_option", what,
+                "method " + options.method + " does not train from random starts",
+                "use --method flatquant or leave --restarts out");
+  }
 }
 
 void CheckGroups(const QuantizeOptions& options) {
@@ -94,6 +112,7 @@ std::unique_ptr<const Method> FindMethod(const QuantizeOptions& options) {
                 "learned matrices are FlatQuant's, not those of method " + options.method,
                 "use --method flatquant or leave --transforms out");
   }
+  CheckRestarts(*method, options);
   return method;
 }
 
@@ -183,6 +202,9 @@ std::map<std::string, std::string> Provenance(const RunPlan& plan) {
     provenance["calibration"] =
         fmt::format("{}x{} tokens, {} epochs, batch {}, lr {}", plan.windows->count,
                     plan.windows->length, options.epochs, options.batch, options.lr);
+    if (options.restarts > 1) {
+      provenance["calibration"] += fmt::format(", best of {} starts", options.restarts);
+    }
     if (options.calib) {
       provenance["data_source"] =
           options.calib->KindName() + ":" + options.calib->path.filename().string();
@@ -228,6 +250,10 @@ JobSettings SettingsOf(const RunPlan& plan) {
       {"--gptq-mse", yes(options.gptq_mse)},
       {"--gptq-actorder", yes(options.gptq_act_order)}};
   settings.insert(settings.end(), calibration.begin(), calibration.end());
+  // Named only where it says something, so that jobs from before there were restarts go on.
+  if (options.restarts > 1) {
+    settings.emplace_back("--restarts", std::to_string(options.restarts));
+  }
   return settings;
 }
 

@@ -135,6 +135,29 @@ TEST_F(JobTest, ReportsSurviveTheirFile) {
   }
 }
 
+TEST_F(JobTest, GoesOnWithItsOwnNumberOfRestarts) {
+  const auto refusal = [&](int restarts) {
+    options_.restarts = restarts;
+    return testing::ErrorMessage([&] { Quantize(); });
+  };
+  options_.restarts = 2;
+  QuantizeReport first, second;
+  const PackedModel whole = Quantize(&first);
+  EXPECT_THAT(refusal(3), HasSubstr("--restarts was 2, is 3"));
+  EXPECT_THAT(refusal(1), HasSubstr("--restarts was 2, is not given"));
+  EXPECT_EQ(ErrorName([&] { Quantize(); }), "job.changed");
+  options_.restarts = 2;
+  fs::remove(Block(1));
+  ExpectSame(Quantize(&second), WithoutJob());
+  ASSERT_EQ(second.resumed_blocks, 1);
+  for (size_t i = 0; i < first.blocks.size(); ++i) {
+    EXPECT_EQ(second.blocks[i].start_losses.size(), 2u);
+    EXPECT_EQ(second.blocks[i].start_losses, first.blocks[i].start_losses);
+    EXPECT_EQ(second.blocks[i].chosen_start, first.blocks[i].chosen_start);
+  }
+  EXPECT_EQ(second.options.at("--restarts"), "2");
+}
+
 TEST_F(JobTest, BlocksThatNeedTheOnesBeforeGoOnFromTheStream) {
   options_.stream = QuantizeOptions::Stream::kQuantized;
   const auto layers = static_cast<int>(model_.config().layers);

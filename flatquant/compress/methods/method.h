@@ -36,6 +36,9 @@ class Method {
   // where the options ask for them. They are trained after it otherwise.
   virtual bool LearnsWeights() const { return false; }
 
+  // Whether Choose trains from random starts, of which it can keep the best (--restarts).
+  virtual bool HasRandomStarts() const { return false; }
+
   // Units of progress that Choose reports per block.
   virtual int64_t StepsPerBlock(const QuantizeOptions& options, int64_t windows) const = 0;
 

@@ -12,4 +12,7 @@ namespace flatquant::compress {
 void Train(const BlockTask& task, uint64_t seed, const BlockParameters& parameters,
            BlockReport* report);
 
+// What several trained starts of the task's block are compared by (calibration.h).
+double SelectionLoss(const BlockTask& task, const BlockParameters& parameters);
+
 }  // namespace flatquant::compress

@@ -1,7 +1,7 @@
 #include <memory>
 
 #include "flatquant/compress/calibration.h"
-#include "flatquant/compress/methods/flatquant/initial_parameters.h"
+#include "flatquant/compress/methods/flatquant/restarts.h"
 #include "flatquant/compress/methods/method.h"
 #include "flatquant/compress/methods/training.h"
 
@@ -14,18 +14,24 @@ class FlatQuant : public Method {
  public:
   bool NeedsCalibration() const override { return true; }
   bool LearnsWeights() const override { return true; }
+  bool HasRandomStarts() const override { return true; }
 
   int64_t StepsPerBlock(const QuantizeOptions& options, int64_t windows) const override {
-    return TrainingSteps(TrainingOptionsOf(options), windows);
+    return options.restarts * TrainingSteps(TrainingOptionsOf(options), windows);
   }
 
   BlockParameters Choose(const BlockTask& task, BlockReport* report) const override {
-    // Each block draws its own numbers, whatever blocks come before it.
-    Rng rng(task.options.seed * 0x9e3779b97f4a7c15u + static_cast<uint64_t>(task.layer));
-    BlockParameters parameters = InitialParameters(task, rng);
-    if (task.options.LearnsWeights()) AddWeightCorrections(task.weights, &parameters);
-    Train(task, rng.Next(), parameters, report);
-    return parameters;
+    const int starts = task.options.restarts;
+    if (starts == 1) return TrainStart(task, 0, report);
+    return BestStart(
+        starts,
+        [&task](int start) {
+          TrainedStart trained;
+          trained.parameters = TrainStart(task, start, &trained.losses);
+          trained.loss = SelectionLoss(task, trained.parameters);
+          return trained;
+        },
+        report);
   }
 };
 
