@@ -69,15 +69,7 @@ class BlockTrainer {
 
   double SelectionLoss() const {
     const int64_t windows = std::min(kSelectionWindows, stream_.windows());
-    std::vector<int64_t> spaced;
-    for (int64_t i = 0; i < windows; ++i) spaced.push_back(i * stream_.windows() / windows);
-    const at::Tensor chosen = at::tensor(spaced).to(inputs_.device());
-    return Loss(windows, [&](const at::Tensor& all, int64_t begin, int64_t count) {
-      const at::Tensor part =
-          at::empty({count, all.size(1), all.size(2)}, stream_.rope().cos.options());
-      ResidualStream::Select(all, chosen.narrow(0, begin, count), part);
-      return part;
-    });
+    return Loss((at::arange(windows, at::kLong) * stream_.windows()).floor_divide(windows));
   }
 
  private:
@@ -90,22 +82,24 @@ class BlockTrainer {
 
   // Loss of the first windows.
   double Probe() const {
-    return Loss(std::min(kProbeWindows, stream_.windows()),
-                [&](const at::Tensor& all, int64_t begin, int64_t count) {
-                  return stream_.Batch(all, begin, count);
-                });
+    return Loss(at::arange(std::min(kProbeWindows, stream_.windows()), at::kLong));
   }
 
-  // Mean squared error over so many windows; part(all, begin, count) gives some of them.
-  template <typename Part>
-  double Loss(int64_t windows, const Part& part) const {
+  // Mean squared error over the windows of these numbers.
+  double Loss(const at::Tensor& numbers) const {
     at::NoGradGuard no_grad;
+    const at::Tensor chosen = numbers.to(inputs_.device());
+    const int64_t windows = numbers.numel();
     double sum = 0;
     for (int64_t begin = 0; begin < windows; begin += options_.batch) {
       const int64_t count = std::min(options_.batch, windows - begin);
-      const at::Tensor y = Forward(part(inputs_, begin, count));
-      const at::Tensor difference = y - part(stream_.outputs(), begin, count);
-      sum += difference.square().mean().item<double>() * static_cast<double>(count);
+      const at::Tensor part = chosen.narrow(0, begin, count);
+      const at::Tensor x =
+          at::empty({count, inputs_.size(1), inputs_.size(2)}, stream_.rope().cos.options());
+      const at::Tensor target = at::empty_like(x);
+      ResidualStream::Select(inputs_, part, x);
+      ResidualStream::Select(stream_.outputs(), part, target);
+      sum += (Forward(x) - target).square().mean().item<double>() * static_cast<double>(count);
     }
     const double loss = sum / static_cast<double>(windows);
     if (!std::isfinite(loss)) Diverged();

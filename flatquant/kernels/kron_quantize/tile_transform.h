@@ -123,8 +123,7 @@ struct SplitMemory {
 // product [rows rounded up to 16, stride] = x [rows, R] right, 32 rows in a step.
 template <int kTerms, typename Tiles>
 inline void MultiplyRight(Tiles& tiles, const KronTransform& transform, const float* x,
-                          int64_t rows, const KronScratch& scratch, KronAhead& ahead,
-                          float* product) {
+                          int64_t rows, const KronScratch& scratch, float* product) {
   const int64_t cols = transform.right_size;
   const int64_t stride = scratch.stride;
   const int64_t k_tiles = (cols + 31) / 32;
@@ -141,7 +140,7 @@ inline void MultiplyRight(Tiles& tiles, const KronTransform& transform, const fl
               MultiplyOperands<kTerms>(
                   tiles, (count(i) + 15) / 16, stride / 16, k_tiles,
                   {memory(i).high, memory(i).low, 16 * 32 * k_tiles, 32, 64 * k_tiles}, b,
-                  product + 32 * i * stride, stride, ahead);
+                  product + 32 * i * stride, stride, *scratch.ahead);
             });
 }
 
@@ -150,7 +149,7 @@ inline void MultiplyRight(Tiles& tiles, const KronTransform& transform, const fl
 template <int kTerms, typename Tiles>
 inline void MultiplyLeft(Tiles& tiles, const KronTransform& transform, const float* half,
                          int64_t half_stride, int64_t half_cols, int64_t tokens,
-                         const KronScratch& scratch, KronAhead& ahead, float* y) {
+                         const KronScratch& scratch, float* y) {
   const int64_t rows = transform.left_size;
   const int64_t stride = scratch.stride;
   const int64_t m_tiles = (rows + 15) / 16;
@@ -173,7 +172,7 @@ inline void MultiplyLeft(Tiles& tiles, const KronTransform& transform, const flo
         const int64_t width = std::min<int64_t>(32, stride - column);
         MultiplyOperands<kTerms>(tiles, m_tiles, width / 16, k_tiles, a,
                                  {memory(i).high, memory(i).low, 32, 32 * width, 4 * width},
-                                 y + i / steps * rows * stride + column, stride, ahead);
+                                 y + i / steps * rows * stride + column, stride, *scratch.ahead);
       });
 }
 
@@ -189,16 +188,16 @@ inline void TransformTerms(const KronTransform& transform, const float* x, int64
   const auto blocks = [](int64_t size) { return (size + 31) / 32; };  // of two tiles
   const int64_t right_steps = blocks(tokens * rows) * blocks(stride) * blocks(cols);
   const int64_t left_steps = tokens * blocks(rows) * blocks(stride) * blocks(rows);
-  KronAhead& ahead = *scratch.ahead;
-  ShareWithTransform(ahead, bits, (has_right ? right_steps : 0) + (has_left ? left_steps : 0));
+  ShareWithTransform(*scratch.ahead, bits,
+                     (has_right ? right_steps : 0) + (has_left ? left_steps : 0));
   if (!has_right) {
-    MultiplyLeft<kTerms>(tiles, transform, x, cols, cols, tokens, scratch, ahead, y);
+    MultiplyLeft<kTerms>(tiles, transform, x, cols, cols, tokens, scratch, y);
     return;
   }
   float* product = has_left ? scratch.half : y;
-  MultiplyRight<kTerms>(tiles, transform, x, tokens * rows, scratch, ahead, product);
+  MultiplyRight<kTerms>(tiles, transform, x, tokens * rows, scratch, product);
   if (has_left) {
-    MultiplyLeft<kTerms>(tiles, transform, product, stride, stride, tokens, scratch, ahead, y);
+    MultiplyLeft<kTerms>(tiles, transform, product, stride, stride, tokens, scratch, y);
   }
 }
 
