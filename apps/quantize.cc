@@ -201,7 +201,7 @@ void AddRestarts(CLI::App& command, QuantizeOptions* options) {
                   "FlatQuant: train each block from N random starts and keep the one of least "
                   "error; N times the training")
       ->type_name("N")
-      ->check(Bounds(1, 16))
+      ->check(Bounds(1, QuantizeOptions::kMostRestarts))
       ->capture_default_str()
       ->group("Calibration");
 }

@@ -59,9 +59,10 @@ struct QuantizeOptions {
   // kSvdCayley.
   enum class Start { kOrthogonal, kCayley };
   Start start = Start::kOrthogonal;
-  // FlatQuant: random starts that each block is trained from, 1 to 16; the one of least error is
-  // kept.
+  // FlatQuant: random starts that each block is trained from, 1 to kMostRestarts; the one of least
+  // error is kept.
   int restarts = 1;
+  static constexpr int kMostRestarts = 16;
   bool per_linear_clips = false;  // the original's layout; ours shares one per site
   // Matrix products in training. kF16: on GPUs. kAuto: bf16 where a CPU has it; on a GPU f16, as
   // the original, but bf16 for Qwen2 and where weights are learned, too.

@@ -20,8 +20,6 @@
 namespace flatquant::compress {
 namespace {
 
-constexpr int kMostRestarts = 16;  // QuantizeOptions::restarts
-
 void CheckTrainingOptions(const QuantizeOptions& options) {
   const auto require = [](bool holds, const char* option, const char* what) {
     if (!holds) throw Error("quantize.bad_option", option, what, "see flatquant quantize --help");
@@ -31,8 +29,9 @@ void CheckTrainingOptions(const QuantizeOptions& options) {
   require(options.lr > 0, "--lr", "must be positive");
   require(options.clip_lr > 0, "--clip-lr", "must be positive");
   require(options.weight_lr > 0, "--weight-lr", "must be positive");
-  require(options.restarts >= 1 && options.restarts <= kMostRestarts, "--restarts",
-          "must be between 1 and 16");
+  constexpr int kMost = QuantizeOptions::kMostRestarts;
+  require(options.restarts >= 1 && options.restarts <= kMost, "--restarts",
+          fmt::format("must be between 1 and {}", kMost).c_str());
   require(options.start == QuantizeOptions::Start::kOrthogonal ||
               options.parametrization == QuantizeOptions::Parametrization::kSvdCayley,
           "--start cayley", "starts Cayley maps, of which --direct-inverse has none");
